@@ -1,0 +1,109 @@
+"""Writes and reads the append-only timing logs (events.jsonl).
+
+The instrument must cost less than what it measures: a caller takes the moment first (`now`), does its work, and
+writes afterwards; a write is one `write(2)` of one line to the page cache, a few microseconds, and touches no network.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from flcommon.decoding import decoded
+from flcommon.events import SCHEMA_VERSION, AnyEvent, Event, Stamp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_encoder = msgspec.json.Encoder()
+_stamp_decoder = msgspec.json.Decoder(Stamp)
+_event_decoder = msgspec.json.Decoder(AnyEvent)
+
+
+class Moment(NamedTuple):
+    """One instant on the two clocks of this host, in nanoseconds."""
+
+    mono_ns: int
+    wall_ns: int
+
+    def until_s(self, later: Moment) -> float:
+        """Return the seconds from this moment to `later`, by the monotonic clock."""
+        return (later.mono_ns - self.mono_ns) / 1e9
+
+
+def now() -> Moment:
+    """Return this instant."""
+    return Moment(time.monotonic_ns(), time.time_ns())
+
+
+class EventLog:
+    """An events.jsonl file that one process appends to, from any of its threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._lock = threading.Lock()
+        self._seq = 0
+
+    def write(self, event: Event, at: Moment | None = None) -> Moment:
+        """Append one event that happened `at` a moment (default: now) and return that moment.
+
+        Raises OSError when the line cannot be written whole, for example on a full disk.
+        """
+        moment = at or now()
+        body = _encoder.encode(event)
+        with self._lock:
+            line = b'{"v":%d,"seq":%d,"mono_ns":%d,"wall_ns":%d,%b\n' % (
+                SCHEMA_VERSION, self._seq, moment.mono_ns, moment.wall_ns, body[1:],
+            )  # fmt: skip
+            # Before the write: whatever interrupts it, a signal or a full disk, no number is given twice.
+            self._seq += 1
+            written = os.write(self._fd, line)
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+        return moment
+
+    def close(self) -> None:
+        """Close the file; writing afterwards is an error."""
+        os.close(self._fd)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a log file held: the events in file order, and one sentence for each line that could not be used."""
+
+    events: list[tuple[Stamp, AnyEvent]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def parse_line(line: bytes) -> tuple[Stamp, AnyEvent]:
+    """Decode one line; raises msgspec.MsgspecError when it is not an event of this schema."""
+    return decoded(_stamp_decoder.decode, line), decoded(_event_decoder.decode, line)
+
+
+def read_log(path: Path) -> Reading:
+    """Read a log, tolerating a torn last line and gaps: both are reported, neither is fatal."""
+    reading = Reading()
+    expected = 0
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            stamp = decoded(_stamp_decoder.decode, line)
+            if stamp.seq != expected:
+                reading.problems.append(f"{path.name}:{number}: {_jump(expected, stamp.seq)}")
+            expected = stamp.seq + 1
+            reading.events.append((stamp, decoded(_event_decoder.decode, line)))
+        except msgspec.MsgspecError as error:
+            what = f"unusable ({error})" if line.endswith(b"\n") else "torn"
+            reading.problems.append(f"{path.name}:{number}: {what}")
+    return reading
+
+
+def _jump(expected: int, found: int) -> str:
+    """Say in words what a sequence number tells that is not the next one."""
+    if found < expected:
+        return f"event {found} stands where event {expected} should"
+    return f"events {expected} to {found - 1} are missing"

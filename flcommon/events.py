@@ -1,0 +1,247 @@
+"""The vocabulary of the timing logs: one struct for each thing that can happen, and the envelope around it.
+
+A line of an events.jsonl file is one flat JSON object: the envelope (`Stamp`), the event's `name`, and its fields.
+Durations come from `mono_ns` of one process; `wall_ns` is what a later analysis puts on one clock. Numbers carry unit
+and direction in their name. `trial` counts from 0 in the order of the plan (not of execution), `round` from 1;
+round 0 is what a trial does before its first round (the evaluation of the initial model). Trial -1 is the warm-up,
+which is logged like a trial and counts as none.
+
+Who says what: *server* — written by flserver; *client* — by flclient; *both*.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """The envelope of every event: schema version, position in its file, and two clocks."""
+
+    v: int
+    seq: int
+    """Counts from 0 without gaps: a missing number is a lost event."""
+    mono_ns: int
+    """`time.monotonic_ns()`: for durations within one process."""
+    wall_ns: int
+    """`time.time_ns()`: the host's idea of the time of day."""
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="name", kw_only=True):
+    """Base of all events; the tag is the event's name in the log."""
+
+
+class OfTrial(Event, frozen=True, kw_only=True):
+    """An event that belongs to a trial."""
+
+    trial: int
+
+
+class OfRound(OfTrial, frozen=True, kw_only=True):
+    """An event that belongs to a round of a trial."""
+
+    round: int
+
+
+class OfMessage(OfRound, frozen=True, kw_only=True):
+    """An event in the life of one Flower message; `message` is the instruction's id, `kind` its message type."""
+
+    message: str
+    client: str
+    kind: str
+
+
+class Place(TypedDict):
+    """The fields of OfMessage, for `Event(**place, …)`: whose message it is, in which round of which trial."""
+
+    trial: int
+    round: int
+    message: str
+    client: str
+    kind: str
+
+
+def is_training(kind: str) -> bool:
+    """Whether a Flower message type asks for training: `train`, or `train.` and an action's name."""
+    return kind.partition(".")[0] == "train"
+
+
+class JobAccepted(Event, frozen=True, kw_only=True, tag="job"):
+    """(both) First line of every file: who writes it, and the job without its secrets."""
+
+    role: str
+    host: str
+    campaign: str
+    pid: int
+    versions: dict[str, str]
+    job: msgspec.Raw
+
+
+class Listening(Event, frozen=True, kw_only=True, tag="listening"):
+    """(server) Clients can connect to `address` from now on."""
+
+    address: str
+
+
+class Ready(Event, frozen=True, kw_only=True, tag="ready"):
+    """(both) The app is imported; `after_s` since the process started, `app_import_s` of it for the app."""
+
+    after_s: float
+    app_import_s: float
+
+
+class ClientJoined(Event, frozen=True, kw_only=True, tag="client-joined"):
+    """(server) A client's stream is open."""
+
+    client: str
+    node_id: int
+    peer: str
+
+
+class ClientLeft(Event, frozen=True, kw_only=True, tag="client-left"):
+    """(server) A client's stream has ended; `expected` after the campaign's end."""
+
+    client: str
+    reason: str
+    expected: bool
+
+
+class CampaignStarted(Event, frozen=True, kw_only=True, tag="campaign-started"):
+    """(server) All clients are there and ready."""
+
+    trials: int
+    clients: int
+
+
+class TrialOpened(OfTrial, frozen=True, kw_only=True, tag="trial-opened"):
+    """(both) Work on a trial begins: fresh state is made, on the server and (told by it) on every client."""
+
+
+class TrialPrepared(OfTrial, frozen=True, kw_only=True, tag="trial-prepared"):
+    """(both) Fresh state is ready; the server's is written when all clients have said theirs."""
+
+
+class RoundStarted(OfRound, frozen=True, kw_only=True, tag="round-started"):
+    """(server) The first instruction of a round is handed to the grid. A round lasts until the next one starts."""
+
+
+class PhaseEnded(OfRound, frozen=True, kw_only=True, tag="phase-ended"):
+    """(server) A part of the ServerApp's own work is over: configure, aggregate or evaluate; `duration_s` long."""
+
+    phase: str
+    duration_s: float
+
+
+class MessageSent(OfMessage, frozen=True, kw_only=True, tag="message-sent"):
+    """(server) An instruction of `size_bytes` was offered to gRPC, `encode_s` after the grid began to encode it."""
+
+    size_bytes: int
+    encode_s: float
+
+
+class ReplyReceived(OfMessage, frozen=True, kw_only=True, tag="reply-received"):
+    """(server) The complete reply of `size_bytes` is here; `error` holds Flower's error, if it carries one."""
+
+    size_bytes: int
+    error: str | None = None
+
+
+class MessageReceived(OfMessage, frozen=True, kw_only=True, tag="message-received"):
+    """(client) A complete instruction of `size_bytes` is here."""
+
+    size_bytes: int
+
+
+class ComputeStarted(OfMessage, frozen=True, kw_only=True, tag="compute-started"):
+    """(client) The message is decoded and the app is called."""
+
+
+class ComputeEnded(OfMessage, frozen=True, kw_only=True, tag="compute-ended"):
+    """(client) The app has returned; `cpu_s` is the process's CPU time in between."""
+
+    cpu_s: float
+
+
+class Delayed(OfMessage, frozen=True, kw_only=True, tag="delayed"):
+    """(client) The injected delay is over: what was drawn, and how long it really took. Written also for 0 s."""
+
+    requested_s: float
+    measured_s: float
+
+
+class ReplySent(OfMessage, frozen=True, kw_only=True, tag="reply-sent"):
+    """(client) The encoded reply of `size_bytes` was offered to gRPC."""
+
+    size_bytes: int
+
+
+class Metrics(OfRound, frozen=True, kw_only=True, tag="metrics"):
+    """(server) What the app itself reported: `source` is central (the ServerApp), train or evaluate (aggregated)."""
+
+    source: str
+    values: dict[str, float]
+
+
+class RoundEnded(OfRound, frozen=True, kw_only=True, tag="round-ended"):
+    """(server) A round is over, `duration_s` after it started, evaluation included."""
+
+    duration_s: float
+
+
+class TargetReached(OfRound, frozen=True, kw_only=True, tag="target-reached"):
+    """(server) The playbook's `stop` condition holds: the trial ends here."""
+
+    metric: str
+    value: float
+
+
+class TrialEnded(OfTrial, frozen=True, kw_only=True, tag="trial-ended"):
+    """Written when a trial is over (server: first round's start to last round's end; client: told by the server)."""
+
+    ok: bool
+    rounds: int
+    duration_s: float
+
+
+class CampaignEnded(Event, frozen=True, kw_only=True, tag="campaign-ended"):
+    """(server) No trial is left, or the campaign cannot go on."""
+
+    ok: bool
+    trials_done: int
+
+
+class Failed(Event, frozen=True, kw_only=True, tag="failed"):
+    """(both) Something went wrong: at which step, in one sentence for a person. The traceback is on stderr."""
+
+    step: str
+    reason: str
+
+
+AnyEvent = (
+    JobAccepted
+    | Listening
+    | Ready
+    | ClientJoined
+    | ClientLeft
+    | CampaignStarted
+    | TrialOpened
+    | TrialPrepared
+    | RoundStarted
+    | PhaseEnded
+    | MessageSent
+    | ReplyReceived
+    | MessageReceived
+    | ComputeStarted
+    | ComputeEnded
+    | Delayed
+    | ReplySent
+    | Metrics
+    | RoundEnded
+    | TargetReached
+    | TrialEnded
+    | CampaignEnded
+    | Failed
+)

@@ -1,0 +1,125 @@
+"""Every touch of flwr that is not in its public API, in one place; its test fails loudly on a release that differs.
+
+Public and used directly elsewhere: flwr.app, flwr.clientapp, flwr.serverapp. Of flcommon, this module alone imports
+flwr, and only flserver and flclient import this module (kept by a test).
+"""
+
+from __future__ import annotations
+
+import os
+
+# flwr reads this at import time, and its telemetry would add traffic of its own to the network that is measured.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+
+import importlib
+from typing import TYPE_CHECKING, TypeVar
+
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto, recorddict_to_proto
+from flwr.common.serde_utils import metadata_to_proto
+from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from flcommon.errors import FieldlabError
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
+
+__all__ = [
+    "SERVER_NODE_ID",
+    "AppError",
+    "Run",
+    "app_raised",
+    "decode",
+    "empty_run",
+    "encode",
+    "encode_content",
+    "encode_head",
+    "load_app",
+    "run_id",
+    "set_identity",
+    "set_message_id",
+]
+
+SERVER_NODE_ID: int = SUPERLINK_NODE_ID
+
+App = TypeVar("App", bound="ClientApp | ServerApp")
+
+
+class AppError(FieldlabError):
+    """The Flower app cannot be loaded."""
+
+
+def run_id(trial: int) -> int:
+    """Return the Flower run id of a trial: positive, also for the warm-up (-1)."""
+    return trial + 2
+
+
+def set_identity(run_id: int, node_id: int) -> None:
+    """Tell flwr who this process is: `Message(...)` takes run and source node from there (flwr ≥ 1.41)."""
+    TaskIdentity.run_id = run_id
+    TaskIdentity.node_id = node_id
+    TaskIdentity.task_id = run_id
+
+
+def empty_run(run_id: int) -> Run:
+    """Return the `Run` that `Grid.run` has to give."""
+    return Run.create_empty(run_id)
+
+
+def encode(message: Message) -> bytes:
+    """Serialize a Flower message to its protobuf bytes."""
+    data: bytes = message_to_proto(message).SerializeToString()
+    return data
+
+
+def encode_content(content: RecordDict) -> bytes:
+    """Serialize the content alone: joined with `encode_head`, in any order, it is a serialized Message.
+
+    (Protocol Buffers encoding: concatenated messages parse as their merge.) A strategy sends the same content object
+    to all clients, so it is encoded once.
+    """
+    data: bytes = MessageProto(content=recorddict_to_proto(content)).SerializeToString()
+    return data
+
+
+def encode_head(message: Message) -> bytes:
+    """Serialize a message without its content."""
+    data: bytes = MessageProto(metadata=metadata_to_proto(message.metadata)).SerializeToString()
+    return data
+
+
+def decode(payload: bytes | memoryview) -> Message:
+    """Parse the bytes of a Flower message; raises google.protobuf.message.DecodeError on anything else."""
+    proto = MessageProto()
+    # upb takes any buffer without a copy; its type stub knows bytes only.
+    proto.ParseFromString(payload)
+    return message_from_proto(proto)
+
+
+def set_message_id(message: Message, message_id: str) -> None:
+    """Give an instruction its id, which flwr leaves to the engine."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def app_raised(instruction: Message, reason: str) -> Message:
+    """Return Flower's reply for a ClientApp that raised."""
+    return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=instruction)
+
+
+def load_app(reference: str, kind: type[App]) -> App:
+    """Import `package.module:attribute`; raises AppError in one sentence if there is no such app of that kind."""
+    module_name, _, attribute = reference.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise AppError(f"{reference}: is not of the form package.module:attribute")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise AppError(f"{reference}: cannot be imported: {error}") from error
+    app = getattr(module, attribute, None)
+    if not isinstance(app, kind):
+        raise AppError(f"{reference}: is {type(app).__name__}, not a flwr {kind.__name__}")
+    return app

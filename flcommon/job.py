@@ -1,0 +1,117 @@
+"""The job: one JSON file per process with all that the process needs to know.
+
+Written by `deploy.plan`, read by `flserver` and `flclient`. The same words as in the playbook, resolved: every trial in
+the order of execution, this host's share of it, addresses, and the app.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from flcommon.decoding import decoded
+from flcommon.delay import Delay
+from flcommon.errors import FieldlabError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WARMUP = -1
+"""The index of the warm-up, which is run like a trial and counts as none."""
+
+ConfigValue = bool | int | float | str
+"""What Flower allows in a run_config or node_config (`flwr.app.UserConfigValue`)."""
+
+
+class JobError(FieldlabError):
+    """A job file that this version cannot run."""
+
+
+class AppRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the Flower app's two halves are: `package.module:attribute`, as in a Flower pyproject.toml."""
+
+    client: str
+    server: str
+
+
+class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """End a trial once a metric that the app reports centrally is at least this."""
+
+    metric: str
+    at_least: float
+
+
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What server and clients both know of a trial.
+
+    `index` is its place in the plan, `seed` what weights and data order start from, `run_config` goes to the app.
+    """
+
+    index: int
+    seed: int
+    run_config: dict[str, ConfigValue]
+
+
+class ServerTrial(Trial, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The server's share of a trial."""
+
+    rounds: int
+    stop: Stop | None = None
+
+
+class ClientTrial(Trial, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A client's share of a trial; `schedule` numbers the stream of delay draws (trials may share one)."""
+
+    schedule: int
+    delay: Delay | None = None
+
+
+class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every process knows: the campaign's id, its own host's name, and the app."""
+
+    campaign: str
+    host: str
+    app: AppRef
+
+
+class ServerJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """For flserver: where to listen, whom to wait for, and the sequence of trials.
+
+    `warmup` comes before the trials: what a process does only once (lazy imports, loading data, first use of every
+    kernel) shall not be in the first trial's time. `listen` is `address:port`; port 0 takes a free one, and the
+    `listening` event says which.
+    """
+
+    listen: str
+    clients: tuple[str, ...]
+    trials: tuple[ServerTrial, ...]
+    warmup: ServerTrial | None = None
+    join_timeout_s: float = 120.0
+
+
+class ClientJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """For flclient: the server's address as this client sees it, and this client's share of the trials.
+
+    `delay_seed` is the playbook's seed, from which delays are drawn; `node_config` goes to the app.
+    """
+
+    server_address: str
+    delay_seed: int
+    node_config: dict[str, ConfigValue]
+    trials: tuple[ClientTrial, ...]
+    warmup: ClientTrial | None = None
+    connect_timeout_s: float = 60.0
+
+
+JobType = TypeVar("JobType", bound=Job)
+
+
+def load_job(path: Path, kind: type[JobType]) -> JobType:
+    """Read a job file; raises JobError that names the file and the key."""
+    try:
+        return decoded(msgspec.json.Decoder(kind).decode, path.read_bytes())
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise JobError(f"{path}: {error}") from error

@@ -1,0 +1,245 @@
+"""The loud test: every touch of flwr that is not in its public API does what this project takes it to do.
+
+Guards the internals of flwr 1.41 (all of >=1.41,<2 as pyproject.toml allows it): `flwr.common.constant.ErrorCode` and
+`SUPERLINK_NODE_ID`, `flwr.common.serde`, `flwr.common.serde_utils.metadata_to_proto`, `flwr.proto.message_pb2`,
+`flwr.supercore.run.Run`, `flwr.supercore.task_identity.TaskIdentity`, and where `Metadata` keeps its message id. When a
+new release makes it fail, `flcommon.flower` is the one module to change.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from flwr.supercore.task_identity import TaskIdentity
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from flcommon import flower
+from flcommon.errors import FieldlabError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("_identity")
+METADATA = (
+    "run_id",
+    "message_id",
+    "src_node_id",
+    "dst_node_id",
+    "reply_to_message_id",
+    "group_id",
+    "created_at",
+    "ttl",
+    "message_type",
+)
+
+
+@pytest.fixture(scope="module")
+def _identity() -> Iterator[None]:
+    """Be run 5, node 1, as flserver is in trial 3; put back what was said before."""
+    names = ("_run_id", "_task_id", "_node_id")
+    before = [getattr(TaskIdentity, name) for name in names]
+    flower.set_identity(5, flower.SERVER_NODE_ID)
+    yield
+    for name, value in zip(names, before, strict=True):
+        setattr(TaskIdentity, name, value)
+
+
+def instruction(content: RecordDict | None = None) -> Message:
+    message = Message(content or full_content(), 1001, "train", group_id="4")
+    flower.set_message_id(message, "3-17")
+    return message
+
+
+def full_content() -> RecordDict:
+    """Return one record of each kind that Flower has."""
+    arrays = ArrayRecord([np.arange(6, dtype=np.float32).reshape(2, 3), np.array([], dtype=np.int64)])
+    metrics = MetricRecord({"loss": 0.1, "n": 3, "curve": [0.1, 0.2], "counts": [1, 2]})
+    config = ConfigRecord({"server-round": 4, "name": "é", "raw": b"\xff\x00", "on": True, "lrs": [0.1]})
+    return RecordDict({"arrays": arrays, "metrics": metrics, "config": config})
+
+
+def same_metadata(one: Message, other: Message) -> bool:
+    return all(getattr(one.metadata, name) == getattr(other.metadata, name) for name in METADATA)
+
+
+def test_the_release_is_one_that_this_was_written_for() -> None:
+    """1.41 moved the sender's identity to TaskIdentity: an older flwr cannot work, a flwr 2 has to be looked at."""
+    major, minor = map(int, importlib.metadata.version("flwr").split(".")[:2])
+    assert (1, 41) <= (major, minor) < (2, 0)
+
+
+def test_telemetry_is_off_before_flwr_is_imported() -> None:
+    """No traffic of flwr's own on the network that is measured."""
+    assert os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
+
+
+def test_the_servers_node_id_is_flowers() -> None:
+    """Flower's SuperLink is node 1, and no client gets that id."""
+    assert flower.SERVER_NODE_ID == 1
+
+
+def test_identity_goes_into_new_messages() -> None:
+    """A `Message` made in this process carries the run and the node that set_identity said."""
+    message = Message(RecordDict(), 1001, "train")
+    assert (message.metadata.run_id, message.metadata.src_node_id) == (5, flower.SERVER_NODE_ID)
+    assert TaskIdentity.task_id == 5
+
+
+@pytest.mark.parametrize("trial", [-1, 0, 1, 1000])
+def test_run_ids_are_positive_and_differ(trial: int) -> None:
+    """Flower reads run id 0 as none; the warm-up is trial -1."""
+    assert flower.run_id(trial) > 0
+    assert flower.run_id(trial) != flower.run_id(trial + 1)
+
+
+def test_an_empty_run_has_the_id() -> None:
+    """`Grid.run` gives apps a Run with the trial's run id."""
+    run = flower.empty_run(9)
+    assert isinstance(run, flower.Run)
+    assert run.run_id == 9
+
+
+def test_a_message_comes_back_as_it_was() -> None:
+    """Metadata, arrays, metrics and configuration survive the wire."""
+    message = instruction()
+    again = flower.decode(flower.encode(message))
+    assert same_metadata(again, message)
+    assert again.content == full_content()
+    assert not again.has_error()
+
+
+def test_decode_takes_a_view() -> None:
+    """A payload is a view into its frame: it is parsed where it is."""
+    data = b"frame" + flower.encode(instruction())
+    assert flower.decode(memoryview(data)[5:]).content == full_content()
+
+
+@pytest.mark.parametrize("head_first", [True, False])
+def test_head_and_content_apart_are_the_message(*, head_first: bool) -> None:
+    """The content is encoded once for all clients: joined with a head, in any order, it parses to the same Message."""
+    message = instruction()
+    parts = [flower.encode_head(message), flower.encode_content(message.content)]
+    joined = flower.decode(b"".join(parts if head_first else reversed(parts)))
+    whole = flower.decode(flower.encode(message))
+    assert same_metadata(joined, whole)
+    assert joined.content == whole.content
+
+
+def test_one_content_serves_many_heads() -> None:
+    """The same encoded content with two heads is two messages to two nodes."""
+    content = full_content()
+    shared = flower.encode_content(content)
+    for node in (1001, 1002):
+        message = Message(content, node, "train")
+        flower.set_message_id(message, f"3-{node}")
+        decoded = flower.decode(flower.encode_head(message) + shared)
+        assert decoded.metadata.dst_node_id == node
+        assert decoded.metadata.message_id == f"3-{node}"
+        assert decoded.content == content
+
+
+def test_the_message_id_reaches_the_client_and_the_reply_names_it() -> None:
+    """An instruction's id is set by the engine, and Flower puts it into the reply's metadata."""
+    message = Message(full_content(), 1001, "train", group_id="4")
+    assert message.metadata.message_id == ""
+    flower.set_message_id(message, "3-17")
+    received = flower.decode(flower.encode(message))
+    assert received.metadata.message_id == "3-17"
+    reply = flower.decode(flower.encode(Message(RecordDict(), reply_to=received)))
+    assert reply.metadata.reply_to_message_id == "3-17"
+    assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (1001, flower.SERVER_NODE_ID)
+    assert (reply.metadata.run_id, reply.metadata.group_id, reply.metadata.message_type) == (5, "4", "train")
+
+
+def test_an_app_that_raised_is_flowers_error_reply() -> None:
+    """The error reply has Flower's code 2 for it and the reason, and survives the wire."""
+    reply = flower.decode(flower.encode(flower.app_raised(instruction(), "ValueError: no data")))
+    assert reply.has_error()
+    assert not reply.has_content()
+    assert (reply.error.code, reply.error.reason) == (2, "ValueError: no data")
+    assert reply.metadata.reply_to_message_id == "3-17"
+    assert reply.metadata.src_node_id == 1001
+
+
+_numbers = st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.uint8, np.bool_])
+
+
+@given(array=_numbers.flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0))))
+def test_arrays_are_bit_exact(array: np.ndarray) -> None:
+    """Weights arrive as they were sent: bytes, shape and type, NaNs and signed zeros included."""
+    message = instruction(RecordDict({"arrays": ArrayRecord({"w": Array(array)})}))
+    again = flower.decode(flower.encode_head(message) + flower.encode_content(message.content))
+    received = again.content.array_records["arrays"]["w"].numpy()
+    assert (received.dtype, received.shape) == (array.dtype, array.shape)
+    assert received.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("payload", [b"\xff" * 10, b"\x0a\xff", b"garbage that is no message"])
+def test_garbage_is_no_message(payload: bytes) -> None:
+    """Bytes that are no Message raise protobuf's DecodeError, which the streams turn into a reason."""
+    with pytest.raises(DecodeError):
+        flower.decode(payload)
+
+
+def test_a_context_can_be_made_as_the_engine_makes_it() -> None:
+    """`Context` is public; its keywords are those that campaign and session use."""
+    context = Context(run_id=5, node_id=1001, node_config={"p": 1}, state=RecordDict(), run_config={"lr": 0.1})
+    assert context.run_config["lr"] == 0.1
+
+
+# --- load_app ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_app_is_found_by_its_reference() -> None:
+    """`package.module:attribute`, as in a Flower pyproject.toml."""
+    assert isinstance(flower.load_app("flclient.apps.payload.client_app:app", ClientApp), ClientApp)
+    assert isinstance(flower.load_app("flclient.apps.payload.server_app:app", ServerApp), ServerApp)
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("no.such.module:app", "cannot be imported: No module named 'no'"),
+        ("flclient.apps.payload.client_app:nothing", "is NoneType, not a flwr ClientApp"),
+        ("flclient.apps.payload.client_app", "is NoneType, not a flwr ClientApp"),
+        ("flclient.apps.payload.client_app:train", "is function, not a flwr ClientApp"),
+        ("flclient.apps.payload.server_app:app", "is ServerApp, not a flwr ClientApp"),
+        (":app", "is not of the form package.module:attribute"),
+        (".client_app:app", "is not of the form package.module:attribute"),
+        ("apps/client_app.py:app", "is not of the form package.module:attribute"),
+        ("", "is not of the form package.module:attribute"),
+    ],
+)
+def test_what_is_no_app_is_one_sentence(reference: str, reason: str) -> None:
+    """A reference that leads nowhere, or to something else, is an AppError that repeats it."""
+    with pytest.raises(flower.AppError) as caught:
+        flower.load_app(reference, ClientApp)
+    assert str(caught.value) == f"{reference}: {reason}"
+    assert isinstance(caught.value, FieldlabError)
+
+
+def test_a_missing_dependency_of_an_app_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app whose own import fails says which module it misses."""
+    (tmp_path / "app_with_a_wish.py").write_text("import a_library_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(flower.AppError, match="a_library_nobody_has"):
+        flower.load_app("app_with_a_wish:app", ClientApp)
+
+
+def test_a_bug_in_an_app_keeps_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an app raises while it is imported is the user's to see, traceback and all."""
+    (tmp_path / "app_with_a_bug.py").write_text("raise ValueError('mine')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="mine"):
+        flower.load_app("app_with_a_bug:app", ClientApp)
