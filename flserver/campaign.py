@@ -1,0 +1,113 @@
+"""Runs the trials of a job one after another: the server drives the sequence, the clients follow.
+
+Each trial starts from fresh state on every side. A campaign needs no controller once it runs.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import ServerApp
+
+from flcommon import flower, wire
+from flcommon.errors import FieldlabError
+from flcommon.events import (
+    CampaignEnded,
+    CampaignStarted,
+    Listening,
+    Ready,
+    TrialEnded,
+    TrialOpened,
+    TrialPrepared,
+)
+from flcommon.seeding import seed_everything
+from flserver.grid import GrpcGrid
+from flserver.rounds import Rounds
+from flserver.strategies import StrategyWatch, TargetMet, watching
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flcommon.eventlog import EventLog
+    from flcommon.job import ServerJob, ServerTrial
+
+PREPARE_TIMEOUT_S = 600.0
+"""A first trial may have to load, or even download, a data set."""
+
+
+def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
+    """Run all trials of the job; `started` is the process's start on `time.monotonic`. Raises FieldlabError."""
+    grid = GrpcGrid(job.campaign, job.clients, log)
+    with _closing(grid):
+        log.write(Listening(address=grid.streams.listen(job.listen)))
+        importing = time.monotonic()
+        app = flower.load_app(job.app.server, ServerApp)
+        loaded = time.monotonic()
+        log.write(Ready(after_s=loaded - started, app_import_s=loaded - importing))
+        grid.streams.wait_joined(job.join_timeout_s)
+        log.write(CampaignStarted(trials=len(job.trials), clients=len(job.clients)))
+        run_trials(job, app, grid, log)
+
+
+def run_trials(job: ServerJob, app: ServerApp, grid: GrpcGrid, log: EventLog) -> None:
+    """Run the warm-up and the trials; what ends the campaign early is noted and raised."""
+    done = 0
+    try:
+        if job.warmup is not None:
+            run_trial(job.warmup, app, grid, log)
+        for trial in job.trials:
+            run_trial(trial, app, grid, log)
+            done += 1
+    finally:
+        log.write(CampaignEnded(ok=done == len(job.trials), trials_done=done))
+
+
+def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog) -> None:
+    """Run one trial from fresh state, and log it whether it succeeds or not."""
+    log.write(TrialOpened(trial=trial.index))
+    rounds = Rounds(log, trial.index)
+    grid.begin(trial.index, rounds)
+    grid.streams.broadcast(wire.OpenTrial(trial.index))
+    seed_everything(trial.seed)
+    grid.streams.wait_prepared(trial.index, PREPARE_TIMEOUT_S)
+    log.write(TrialPrepared(trial=trial.index))
+    ok = False
+    try:
+        with watching(StrategyWatch(trial, rounds, log)):
+            _call(app, grid, trial)
+        ok = True
+    finally:
+        rounds.leave()
+        log.write(TrialEnded(trial=trial.index, ok=ok, rounds=rounds.number, duration_s=rounds.total_s))
+        grid.streams.broadcast(wire.CloseTrial(trial.index, ok))
+
+
+def _call(app: ServerApp, grid: GrpcGrid, trial: ServerTrial) -> None:
+    context = Context(
+        run_id=grid.run.run_id,
+        node_id=flower.SERVER_NODE_ID,
+        node_config={},
+        state=RecordDict(),
+        run_config=dict(trial.run_config),
+    )
+    try:
+        app(grid=grid, context=context)
+    except TargetMet:
+        return
+
+
+@contextmanager
+def _closing(grid: GrpcGrid) -> Iterator[None]:
+    """Say goodbye to the clients at the end, with the reason if it is an error."""
+    try:
+        yield
+    except FieldlabError as error:
+        grid.streams.close(str(error))
+        raise
+    except BaseException as error:
+        grid.streams.close(f"{type(error).__name__} on the server")
+        raise
+    grid.streams.close()
