@@ -1,0 +1,67 @@
+"""The manifest of a run directory: what was planned, on which hosts, with which versions, and how it ended.
+
+`runs/<lab>/<playbook>-<UTC>/manifest.json`; the report needs nothing but it and raw/.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from flcommon.delay import Delay
+from flcommon.job import ConfigValue, Stop
+
+SCHEMA_VERSION = 1
+
+
+class PlannedTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of one condition.
+
+    `index` counts in the order of the plan (conditions within repeats), which is not the order of execution;
+    `condition` numbers the combinations of swept values; trials with the same `schedule` draw the same delays;
+    `seed` is where weights and data order start from. `settings` holds the swept values of this condition by their
+    dotted keys, for example {"delay.probability": 0.2, "delay.seconds": 0.3}.
+    """
+
+    index: int
+    condition: int
+    repeat: int
+    schedule: int
+    seed: int
+    rounds: int
+    settings: dict[str, Any]
+    run_config: dict[str, ConfigValue]
+    delay: Delay | None = None
+    stop: Stop | None = None
+
+
+class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A host of the campaign and what a look at it found (see `deploy.facts`)."""
+
+    role: Literal["server", "client"]
+    facts: dict[str, Any]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about a run that is not in its logs.
+
+    `trials` stand in the order of execution. `status` says how the campaign ended; `error` why, if it did not end
+    well. `phases_s` is the controller's own account: seconds for connect, look, push, start, run, stop, pull.
+    """
+
+    schema: int
+    campaign: str
+    lab: str
+    playbook: str
+    app: str
+    created_utc: str
+    status: Literal["running", "complete", "failed", "interrupted"]
+    error: str | None
+    versions: dict[str, str]
+    code_digest: str
+    inventory: dict[str, Any]
+    playbook_resolved: dict[str, Any]
+    hosts: dict[str, HostRecord]
+    trials: tuple[PlannedTrial, ...]
+    phases_s: dict[str, float]

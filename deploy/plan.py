@@ -1,0 +1,169 @@
+"""The plan of a campaign: which trials run, in which order, and what each process must know of them. No I/O.
+
+Everything here follows from the playbook and the clients' names alone: the same two give the same plan anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from deploy.manifest import PlannedTrial
+from flcommon.job import WARMUP, AppRef, ClientJob, ClientTrial, ServerJob, ServerTrial
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deploy.playbook import Condition, Playbook, Settings
+    from flcommon.delay import Delay
+    from flcommon.job import ConfigValue
+
+_ORDER_STREAM = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A playbook's trials in the order of execution, for these clients."""
+
+    playbook: Playbook
+    clients: tuple[str, ...]
+    trials: tuple[PlannedTrial, ...]
+
+    @property
+    def app(self) -> AppRef:
+        """Where the app's two halves are."""
+        return AppRef(client=f"{self.playbook.app}.client_app:app", server=f"{self.playbook.app}.server_app:app")
+
+    @property
+    def warmup(self) -> PlannedTrial | None:
+        """The first trial once more, for the warm-up: fewer rounds, no delay, no target; None if none is asked for."""
+        rounds = self.playbook.warmup_rounds
+        if not rounds:
+            return None
+        first = self.trials[0]
+        config = {**first.run_config, "num-server-rounds": rounds}
+        return msgspec.structs.replace(first, index=WARMUP, rounds=rounds, run_config=config, delay=None, stop=None)
+
+    def server_job(self, campaign: str, *, host: str, listen: str) -> ServerJob:
+        """Return the server's job; `listen` is `address:port` on the server host."""
+        return ServerJob(
+            campaign=campaign,
+            host=host,
+            app=self.app,
+            listen=listen,
+            clients=self.clients,
+            trials=tuple(_server_trial(trial) for trial in self.trials),
+            warmup=_server_trial(warmup) if (warmup := self.warmup) else None,
+        )
+
+    def client_job(self, campaign: str, *, host: str, server_address: str) -> ClientJob:
+        """Return the job of the client named `host`; raises ValueError if the plan has no such client."""
+        if host not in self.clients:
+            raise ValueError(f"the plan has no client {host!r}")
+        return ClientJob(
+            campaign=campaign,
+            host=host,
+            app=self.app,
+            server_address=server_address,
+            delay_seed=self.playbook.seed,
+            node_config={"partition-id": self.clients.index(host), "num-partitions": len(self.clients)},
+            trials=tuple(_client_trial(trial) for trial in self.trials),
+            warmup=_client_trial(warmup) if (warmup := self.warmup) else None,
+        )
+
+    def expected_injected_s(self) -> float:
+        """Return how long the injected delays are expected to hold up all trials together, in seconds.
+
+        A round waits for its slowest client, here with equal computing times. Trials that `stop` early take less.
+        """
+        a_round: dict[Delay, float] = {}
+        for trial in self.trials:
+            if trial.delay is not None and trial.delay not in a_round:
+                a_round[trial.delay] = trial.delay.expected_slowest_s(len(self.clients))
+        return sum(trial.rounds * a_round[trial.delay] for trial in self.trials if trial.delay is not None)
+
+
+def make_plan(playbook: Playbook, clients: Sequence[str]) -> Plan:
+    """Return the plan: every condition once in each repeat, in the playbook's order, blocks of one repeat.
+
+    Raises ValueError if there is no client or a name is there twice.
+    """
+    if not clients or len(set(clients)) < len(clients):
+        raise ValueError(f"a plan needs clients with different names, not {list(clients)}")
+    trials = [trial for repeat in range(playbook.repeats) for trial in _block(playbook, repeat)]
+    return Plan(playbook=playbook, clients=tuple(clients), trials=tuple(trials))
+
+
+def learning_seed(seed: int, repeat: int) -> int:
+    """Return where weights and data order start from: 31 bits, the same for all conditions of a repeat."""
+    return int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0]) & 0x7FFFFFFF
+
+
+def _block(playbook: Playbook, repeat: int) -> list[PlannedTrial]:
+    """Return the trials of one repeat in the order of execution."""
+    delays = _delay_numbers(playbook.conditions)
+    trials = [
+        _trial(playbook, condition, repeat, repeat * (max(delays) + 1) + delays[condition])
+        for condition in range(len(playbook.conditions))
+    ]
+    return trials if playbook.order == "listed" else _shuffled(trials, playbook.seed, repeat)
+
+
+def _delay_numbers(conditions: Sequence[Condition]) -> list[int]:
+    """Number the combinations of swept delay.* values, and return each condition's number."""
+    numbers: dict[str, int] = {}
+    keys = [
+        repr({key: value for key, value in condition.values.items() if key.startswith("delay.")})
+        for condition in conditions
+    ]
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def _shuffled(trials: list[PlannedTrial], seed: int, repeat: int) -> list[PlannedTrial]:
+    """Sort by random numbers straight from PCG64, whose stream is frozen; that of numpy's `shuffle` is not."""
+    stream = np.random.PCG64(np.random.SeedSequence([seed, repeat, _ORDER_STREAM]))
+    ranks = stream.random_raw(len(trials)).tolist()
+    return [trial for _, trial in sorted(zip(ranks, trials, strict=True), key=lambda pair: pair[0])]
+
+
+def _trial(playbook: Playbook, condition: int, repeat: int, schedule: int) -> PlannedTrial:
+    chosen = playbook.conditions[condition]
+    seed = learning_seed(playbook.seed, repeat)
+    return PlannedTrial(
+        index=repeat * len(playbook.conditions) + condition,
+        condition=condition,
+        repeat=repeat,
+        schedule=schedule,
+        seed=seed,
+        rounds=chosen.settings.rounds,
+        settings=chosen.values,
+        run_config=_run_config(chosen.settings, seed),
+        delay=chosen.settings.delay,
+        stop=chosen.settings.stop,
+    )
+
+
+def _run_config(settings: Settings, seed: int) -> dict[str, ConfigValue]:
+    """Return what the app gets: its own keys, the data's, and the two that the toolkit sets."""
+    data = msgspec.to_builtins(settings.data) if settings.data is not None else {}
+    flat = {f"data.{key}": value for key, value in data.items() if value is not None}
+    return {**settings.run_config, **flat, "seed": seed, "num-server-rounds": settings.rounds}
+
+
+def _server_trial(trial: PlannedTrial) -> ServerTrial:
+    return ServerTrial(
+        index=trial.index, seed=trial.seed, run_config=trial.run_config, rounds=trial.rounds, stop=trial.stop
+    )
+
+
+def _client_trial(trial: PlannedTrial) -> ClientTrial:
+    return ClientTrial(
+        index=trial.index,
+        seed=trial.seed,
+        run_config=trial.run_config,
+        schedule=trial.schedule,
+        delay=trial.delay,
+    )

@@ -1,0 +1,253 @@
+"""The playbook: what we *do* to the hosts of a lab. Parsed once into these types; no raw dict travels further."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from deploy.convert import convert, unknown
+from deploy.inventory import Name
+from deploy.trace import distribution, read_in
+from deploy.yamlfile import Node, read_yaml
+from flcommon.delay import Delay
+from flcommon.job import ConfigValue, Stop
+
+APPS = "flclient.apps"
+MAX_TRIALS = 10_000
+SETTABLE = ("rounds", "delay.probability", "delay.seconds", "data.set", "data.partition", "data.alpha")
+"""What a sweep may vary, and `run_config.*`."""
+
+_SETTINGS = ("rounds", "data", "run_config", "delay", "stop")
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which data the clients train on, and how it is split among them; `alpha` goes with dirichlet.
+
+    `path` is a directory on the hosts that already holds the data set; without it the host downloads.
+    """
+
+    set: Literal["cifar10", "digits"]
+    partition: Literal["full", "iid", "dirichlet"] = "full"
+    alpha: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.partition == "dirichlet" and self.alpha is None:
+            raise ValueError("partition: dirichlet needs alpha, a number above 0 (small: each client has few classes)")
+        if self.partition != "dirichlet" and self.alpha is not None:
+            raise ValueError(f"alpha goes with partition: dirichlet, not with {self.partition}")
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one condition asks for: the playbook with the swept values filled in."""
+
+    rounds: Annotated[int, msgspec.Meta(ge=1)]
+    data: Data | None = None
+    run_config: dict[str, ConfigValue] = {}
+    delay: Delay | None = None
+    stop: Stop | None = None
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """One combination of swept values (`values`, by dotted key, as written) and the settings that it gives."""
+
+    values: dict[str, Any]
+    settings: Settings
+
+
+class Playbook(msgspec.Struct, frozen=True, kw_only=True):
+    """A validated playbook: `conditions` are all combinations of the sweep, each checked on its own.
+
+    `warmup_rounds` run once before the trials, without delay, and count nowhere. `sweep` is as written. `resolved` is
+    the file's content as plain data (traces read in), for the manifest.
+    """
+
+    file: Path
+    playbook: Name
+    app: str
+    seed: int
+    repeats: int
+    warmup_rounds: int
+    order: Literal["shuffled", "listed"]
+    sweep: dict[str, list[Any]]
+    conditions: tuple[Condition, ...]
+    resolved: dict[str, Any]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The top of a playbook file; the settings are checked once for each condition."""
+
+    playbook: Name
+    app: str
+    rounds: Any = None
+    data: Any = None
+    run_config: Any = None
+    stop: Any = None
+    delay: Any = None
+    sweep: dict[str, list[Any]] = {}
+    repeats: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRIALS)] = 1
+    warmup_rounds: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1
+    order: Literal["shuffled", "listed"] = "shuffled"
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 1
+
+
+def load_playbook(path: Path) -> Playbook:
+    """Read a playbook file and the traces it names; raises InputError that names file, line and key."""
+    written = read_yaml(path)
+    top = read_in(written)
+    entry = convert(top, _File)
+    if entry.app not in known_apps():
+        raise top.entries()["app"].error(f"unknown app {entry.app!r}{unknown(entry.app, known_apps(), 'apps')}")
+    _check_sweep(top, entry)
+    return Playbook(
+        file=path,
+        playbook=entry.playbook,
+        app=entry.app,
+        seed=entry.seed,
+        repeats=entry.repeats,
+        warmup_rounds=entry.warmup_rounds,
+        order=entry.order,
+        sweep=convert(written, _File).sweep,
+        conditions=tuple(_conditions(written, top)),
+        resolved=convert(top, dict[str, Any]),
+    )
+
+
+def known_apps() -> tuple[str, ...]:
+    """Return the embedded apps: packages below flclient.apps that hold both halves of a Flower app.
+
+    They are found as files, not imported, for they import torch.
+    """
+    spec = importlib.util.find_spec(APPS)
+    folders = [Path(place) for place in (spec.submodule_search_locations or [] if spec else [])]
+    return tuple(
+        f"{APPS}.{package.name}"
+        for folder in folders
+        for package in sorted(folder.iterdir())
+        if (package / "client_app.py").is_file() and (package / "server_app.py").is_file()
+    )
+
+
+def _check_sweep(top: Node, entry: _File) -> None:
+    """Raise InputError for a sweep that no condition can repair."""
+    run_config = top.get("run_config")
+    for name, node in (run_config.entries() if run_config else {}).items():
+        _refuse_own(name, node)
+    if "sweep" not in top.entries():
+        return
+    sweep = top.entries()["sweep"]
+    if not entry.sweep:
+        raise sweep.error("is empty: give it a key with a list of values, or leave sweep out")
+    for name, node in sweep.entries().items():
+        _check_key(name, node)
+        _check_values(node)
+    trials = math.prod(len(values) for values in entry.sweep.values()) * entry.repeats
+    if trials > MAX_TRIALS:
+        raise sweep.error(f"all combinations and repeats make {trials} trials; at most {MAX_TRIALS} are allowed")
+
+
+def _check_key(name: str, node: Node) -> None:
+    section, _, key = name.partition(".")
+    if section == "run_config" and key:
+        _refuse_own(key, node)
+    elif name not in SETTABLE:
+        raise node.error(f"cannot be swept{unknown(name, [*SETTABLE, 'run_config.*'])}")
+
+
+def _refuse_own(name: str, node: Node) -> None:
+    """Raise InputError for a key of the app's run_config that the toolkit itself sets."""
+    twins = {"seed": "seed", "num-server-rounds": "rounds"}
+    if name in twins or name.startswith("data."):
+        twin = twins.get(name, name)
+        raise node.error(f"the same thing is said twice: the app's {name!r} is set from the playbook's `{twin}`")
+
+
+def _check_values(node: Node) -> None:
+    items = node.items()
+    if not items:
+        raise node.error("is empty: give at least one value")
+    seen: dict[str, Node] = {}
+    for item in items:
+        first = seen.setdefault(_token(item), item)
+        if first is not item:
+            raise item.error(f"{item.shown()} is in the list twice: first as {first.key}")
+
+
+def _token(node: Node) -> str:
+    """Return a text that is the same for equal values; 3 and 3.0 are equal, 1 and true are not."""
+    number = isinstance(node.value, int) and not isinstance(node.value, bool)
+    return repr(float(str(node.value)) if number else node.plain())
+
+
+def _conditions(written: Node, top: Node) -> list[Condition]:
+    """Return all combinations, in the order in which the sweep is written; its last key varies fastest."""
+    base = top.having({key: node for key in _SETTINGS if (node := top.get(key)) is not None})
+    sweep = top.get("sweep")
+    lists = {key: node.items() for key, node in (sweep.entries() if sweep else {}).items()}
+    _check_replaced(base, {key: items[0] for key, items in lists.items()})
+    names = written.get("sweep")
+    shown = {key: node.items() for key, node in (names.entries() if names else {}).items()}
+    return [
+        Condition(
+            values={key: shown[key][i].plain() for key, i in zip(lists, choice, strict=True)},
+            settings=_settings(base, {key: lists[key][i] for key, i in zip(lists, choice, strict=True)}),
+        )
+        for choice in product(*(range(len(items)) for items in lists.values()))
+    ]
+
+
+def _check_replaced(base: Node, chosen: dict[str, Node]) -> None:
+    """Raise InputError for a wrong value in a section, though the sweep replaces it in every condition.
+
+    Partition and alpha are left out: whether they fit each other depends on both.
+    """
+
+    def is_replaced(key: str) -> bool:
+        section, _, name = key.partition(".")
+        there = base.get(section)
+        return there is not None and (not name or name in there.entries())
+
+    pair = ("data.partition", "data.alpha")
+    _settings(base, {key: node for key, node in chosen.items() if key in pair or not is_replaced(key)})
+
+
+def _settings(base: Node, chosen: dict[str, Node]) -> Settings:
+    """Return the settings with the chosen values filled in; errors point at the values that cause them."""
+    top = base
+    for key, node in chosen.items():
+        section, _, name = key.partition(".")
+        top = top.having({**top.entries(), section: _filled(top.get(section), name, node)})
+    delay, data = top.get("delay"), top.get("data")
+    if delay is not None:
+        top = top.having({**top.entries(), "delay": _complete(delay)})
+    if data is not None:
+        top = top.having({**top.entries(), "data": _without_idle_alpha(data, chosen)})
+    return convert(top, Settings)
+
+
+def _filled(section: Node | None, name: str, value: Node) -> Node:
+    """Return a section with `value` for the entry `name`, at the value's place: what breaks now, the value broke."""
+    if not name:
+        return value
+    entries = section.entries() if section else {}
+    return value.having({**entries, name: value})
+
+
+def _complete(delay: Node) -> Node:
+    """Return the delay with its seconds as a distribution; raises InputError for one that lacks a part."""
+    for name in ("probability", "seconds"):
+        if name not in delay.entries():
+            raise delay.error(f"the delay has no {name}: give it in the section `delay`, or sweep delay.{name}")
+    return delay.having({**delay.entries(), "seconds": distribution(delay.entries()["seconds"])})
+
+
+def _without_idle_alpha(data: Node, chosen: dict[str, Node]) -> Node:
+    """Drop the section's alpha where a swept partition leaves it without a use: iid against dirichlet is one sweep."""
+    partition = chosen.get("data.partition")
+    idle = partition is not None and partition.value != "dirichlet" and "data.alpha" not in chosen
+    return data.having({key: node for key, node in data.entries().items() if not (idle and key == "alpha")})

@@ -1,0 +1,241 @@
+"""Inventory files: what they become, and what a user reads when they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.errors import InputError
+from deploy.inventory import Inventory, Python, VirtualLab, load_inventory
+
+REPOSITORY = Path(__file__).parents[3]
+LAB = """\
+lab: bench
+ssh: {user: pi, port: 2022}
+server:
+  host: 192.0.2.10
+clients:
+  pi-a: {host: 192.0.2.21}
+  pi-b:
+    host: 192.0.2.22
+"""
+VIRTUAL = "lab: v\nprovider: virtual\nclients: 3\n"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("inventory") / "lab.yaml"
+
+
+def load(file: Path, text: str) -> Inventory:
+    file.write_text(text)
+    lab = load_inventory(file)
+    assert isinstance(lab, Inventory)
+    return lab
+
+
+def replaced(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1
+    return text.replace(old, new)
+
+
+def refusal(file: Path, text: str) -> InputError:
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_inventory(file)
+    return caught.value
+
+
+def outcome(file: Path) -> str:
+    try:
+        load_inventory(file)
+    except InputError as error:
+        return str(error)
+    return "loaded"
+
+
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("inventory/*.yaml")), ids=lambda path: path.name)
+def test_every_inventory_of_the_repository_loads(path: Path) -> None:
+    lab = load_inventory(path)
+    assert lab.playbook is not None
+    assert lab.playbook.is_file()
+
+
+def test_the_smallest_lab(file: Path) -> None:
+    lab = load(file, LAB)
+    assert (lab.file, lab.lab, lab.playbook) == (file, "bench", None)
+    assert lab.server_address == "192.0.2.10:8080"
+    assert [(host.name, host.role, host.host) for host in lab.hosts] == [
+        ("server", "server", "192.0.2.10"),
+        ("pi-a", "client", "192.0.2.21"),
+        ("pi-b", "client", "192.0.2.22"),
+    ]
+    assert {host.workdir for host in lab.hosts} == {"~/.fieldlab"}
+    assert {host.python for host in lab.hosts} == {Python(manager="existing", path="python3")}
+
+
+def test_a_hosts_own_keys_win_over_the_defaults(file: Path) -> None:
+    own = "host: 192.0.2.22\n    ssh: {user: kim}\n    python: {path: ~/venv}\n    workdir: /srv/fl"
+    text = replaced(LAB, "host: 192.0.2.22", own + "\n    labels: {net: wifi}")
+    a, b = load(file, text + "workdir: ~/work\npython: {manager: existing, path: python3.12}\n").clients
+    assert (a.ssh.user, a.ssh.port, a.python.path, a.workdir, a.labels) == ("pi", 2022, "python3.12", "~/work", {})
+    assert (b.ssh.user, b.ssh.port, b.python.path, b.workdir) == ("kim", 2022, "~/venv", "/srv/fl")
+    assert b.labels == {"net": "wifi"}
+
+
+def test_null_takes_a_default_back(file: Path) -> None:
+    """A host whose port stands in ~/.ssh/config must be able to have none."""
+    lab = load(file, replaced(LAB, "host: 192.0.2.22", "host: 192.0.2.22\n    ssh: {port: null}"))
+    assert lab.clients[1].ssh.port is None
+    assert lab.clients[1].ssh.user == "pi"
+
+
+def test_paths_are_relative_to_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    text = replaced(LAB, "user: pi", "user: pi, identity_file: ~/.ssh/id, known_hosts: keys/known")
+    lab = load(file, text + "playbook: ../playbooks/p.yaml\n")
+    assert lab.server.ssh.identity_file == "/home/me/.ssh/id"
+    assert lab.server.ssh.known_hosts == str(file.parent / "keys" / "known")
+    assert lab.playbook == file.parent.parent / "playbooks" / "p.yaml"
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("pc.local", "pc.local:8080"), ("fe80::1%eth0", "[fe80::1%eth0]:8080"), ("'::1'", "[::1]:8080")],
+)
+def test_the_default_server_address(file: Path, host: str, address: str) -> None:
+    assert load(file, replaced(LAB, "192.0.2.10", host)).server_address == address
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:1", "pc.local:65535", "[2001:db8::1]:8080"])
+def test_good_server_addresses(file: Path, address: str) -> None:
+    text = replaced(LAB, "host: 192.0.2.10", f"host: 192.0.2.10\n  address: '{address}'")
+    assert load(file, text).server_address == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("10.0.0.1", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.999:80", "0.0.0.0:80", "a:80x", "a:80\n"),
+        *("2001:db8::1:8080", "[zz]:80", "[::]:80", "[1.2.3]:80", ":80", "a b:80", "http://a:80", "", "-a:80"),
+    ],
+)
+def test_bad_server_addresses(file: Path, address: str) -> None:
+    text = replaced(LAB, "host: 192.0.2.10", f"host: 192.0.2.10\n  address: {address!r}".replace("'", '"'))
+    error = refusal(file, text)
+    assert (error.line, error.key) == (5, "server.address")
+    assert "address:port or [IPv6 address]:port" in str(error)
+    assert "192.0.2.10:8080" in str(error)
+
+
+def test_a_virtual_lab(file: Path) -> None:
+    file.write_text(VIRTUAL)
+    assert load_inventory(file) == VirtualLab(file=file, lab="v", playbook=None, clients=3)
+
+
+HOST_B = "host: 192.0.2.22"
+REFUSALS = [
+    (HOST_B, "hots: 192.0.2.22", 8, "clients.pi-b.hots", ["did you mean host?", "ssh, python, workdir, labels"]),
+    (HOST_B, "ssh: {user: x}", 7, "clients.pi-b.host", ["is missing"]),
+    (HOST_B, f"{HOST_B}\n    interface: wlan0", 9, "clients.pi-b.interface", ["unknown key", "labels"]),
+    (HOST_B, f"{HOST_B}\n    ssh: {{port: 0}}", 9, "clients.pi-b.ssh.port", ["from 1 to 65535, not 0"]),
+    (HOST_B, f"{HOST_B}\n    ssh: {{port: '22'}}", 9, "clients.pi-b.ssh.port", ["a whole number", "not '22'"]),
+    (HOST_B, f"{HOST_B}\n    ssh: {{jump: gw}}", 9, "clients.pi-b.ssh.jump", ["unknown key", "identity_file"]),
+    (HOST_B, f"{HOST_B}\n    ssh: {{user: -oX}}", 9, "clients.pi-b.ssh.user", ["a login name", "'-oX'"]),
+    (HOST_B, f"{HOST_B}\n    ssh: {{password: x}}", 9, "clients.pi-b.ssh.password", ["never in YAML", "identity_file"]),
+    (HOST_B, f"{HOST_B}\n    python: {{manager: uv}}", 9, "clients.pi-b.python.manager", ["'existing', not 'uv'"]),
+    (HOST_B, f"{HOST_B}\n    python: {{path: a b}}", 9, "clients.pi-b.python.path", ["without spaces"]),
+    (HOST_B, f"{HOST_B}\n    workdir: work", 9, "clients.pi-b.workdir", ["/… or ~/…"]),
+    (HOST_B, f"{HOST_B}\n    labels: {{board: 4}}", 9, "clients.pi-b.labels.board", ["text, not 4", "quotes"]),
+    (HOST_B, f"{HOST_B}\n    labels: {{a/b: c}}", 9, "clients.pi-b.labels.a/b", ["the name 'a/b' must be letters"]),
+    (HOST_B, "host: 192.0.2.21", 7, "clients.pi-b", ["duplicate host", "clients.pi-a (line 6)"]),
+    (HOST_B, "host: 192.0.2.10", 7, "clients.pi-b", ["duplicate host", "server (line 3)"]),
+    ("  pi-b:", "  server:", 7, "clients.server", ["duplicate host", "server (line 3)"]),
+    ("  pi-b:", "  pi-a:", 7, "clients.pi-a", ["duplicate key", "line 6"]),
+    ("  pi-b:", "  no:", 7, "clients", ["the key `no`", "put it in quotes"]),
+    ("  pi-b:", "  pi b:", 7, "clients.pi b", ["the name 'pi b' must be letters, digits"]),
+    ("  pi-b:", "  ../x:", 7, "clients.../x", ["the name '../x' must be letters, digits"]),
+    ("lab: bench", "lab: 1", 1, "lab", ["letters, digits", "(put text in quotes)"]),
+    ("lab: bench", f"lab: {'x' * 64}", 1, "lab", ["at most 63 characters"]),
+    ("lab: bench", "lbl: bench", 1, "lbl", ["known keys: lab, playbook, server, clients, ssh, python, workdir"]),
+    ("lab: bench\n", "", 1, "lab", ["is missing"]),
+    ("user: pi", "usr: pi", 2, "ssh.usr", ["did you mean user?"]),
+    ("user: pi", "connect_timeout_s: 0", 2, "ssh.connect_timeout_s", ["above 0 and at most 600, not 0"]),
+    ("user: pi", "identity_file: ~no-such-user/x", 2, "ssh.identity_file", ["no user 'no-such-user'"]),
+    ("user: pi", "identity_file: ''", 2, "ssh.identity_file", ["must be a path"]),
+    ("lab: bench", "lab: bench\nprovider: virtual", 4, "server", ["the same thing is said twice", "`provider`"]),
+    ("lab: bench", "lab: bench\nhosts: []", 2, "hosts", ["unknown key"]),
+    ("server:", "sevrer:", 3, "sevrer", ["did you mean server?"]),
+    (LAB[LAB.index("clients") :], "clients: 3\n", 5, "clients", ["`provider: virtual`"]),
+    (LAB[LAB.index("clients") :], "clients: {}\n", 5, "clients", ["at least one client"]),
+    (LAB[LAB.index("clients") :], "clients: [pi-a]\n", 5, "clients", ["must be a mapping", "not a list"]),
+    (LAB[LAB.index("clients") :], "clients:\n", 5, "clients", ["must be a mapping", "not empty"]),
+    (LAB[LAB.index("clients") :], "", 1, "clients", ["is missing"]),
+]
+
+
+@pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case[3])
+def test_refusals(file: Path, case: tuple[str, str, int, str, list[str]]) -> None:
+    """Every error names file, line and dotted key, and says what would be right."""
+    old, new, line, key, words = case
+    error = refusal(file, replaced(LAB, old, new))
+    assert (error.file, error.line, error.key) == (file, line, key)
+    assert str(error).startswith(f"{file}:{line}: {key}: ")
+    for word in words:
+        assert word in str(error)
+
+
+@pytest.mark.parametrize(
+    "host", ["a b", "a;b", "$(x)", "a`x`", "-oProxyCommand=x", "a|b", "a/b", "u@h", "a\\n", "", "ü.de"]
+)
+def test_hosts_refuse_spaces_and_shell_characters(file: Path, host: str) -> None:
+    error = refusal(file, replaced(LAB, "host: 192.0.2.10", f'host: "{host}"'))
+    assert (error.line, error.key) == (4, "server.host")
+    assert "a host name or an IP address" in str(error)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("clients: 3", "clients: 0", 3, "clients", "from 1 to 200, not 0"),
+        ("clients: 3", "clients: three", 3, "clients", "a whole number from 1 to 200, not 'three'"),
+        ("clients: 3", "clients: {a: {host: b}}", 3, "clients", "the same thing is said twice"),
+        ("clients: 3\n", "", 1, "clients", "is missing"),
+        ("virtual", "netns", 2, "provider", "must be 'virtual', not 'netns'"),
+        ("lab: v", "lab: v\nssh: {user: pi}", 2, "ssh", "known keys: lab, playbook, provider, clients"),
+    ],
+)
+def test_refusals_of_virtual_labs(file: Path, case: tuple[str, str, int, str, str]) -> None:
+    old, new, line, key, words = case
+    error = refusal(file, replaced(VIRTUAL, old, new))
+    assert (error.line, error.key) == (line, key)
+    assert words in str(error)
+
+
+def test_one_machine_may_serve_two_users(file: Path) -> None:
+    text = replaced(LAB, HOST_B, "host: 192.0.2.21\n    ssh: {user: other}")
+    assert {host.host for host in load(file, text).clients} == {"192.0.2.21"}
+
+
+def test_port_22_is_the_default_port(file: Path) -> None:
+    text = replaced(replaced(LAB, ", port: 2022", ""), HOST_B, "host: 192.0.2.21\n    ssh: {port: 22}")
+    assert "duplicate host" in str(refusal(file, text))
+
+
+SOURCES = [(REPOSITORY / "inventory" / "lab.yaml").read_text(), LAB, VIRTUAL]
+BITS = ["", "\n", ":", "{", "}", "[", "]", "'", "-", "#", " ", "no", "1", "-1", "1e9", "null", "&a ", "*a", "\x00", "é"]
+
+
+@given(data=st.data())
+def test_no_mutation_makes_anything_but_an_input_error(file: Path, data: st.DataObject) -> None:
+    """A valid file with pieces replaced at random either loads or gives an InputError."""
+    text = data.draw(st.sampled_from(SOURCES))
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        stop = start + data.draw(st.integers(0, 12))
+        text = text[:start] + data.draw(st.sampled_from(BITS)) + text[stop:]
+    file.write_text(text)
+    assert outcome(file).startswith(("loaded", f"{file}:"))
