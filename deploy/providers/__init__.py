@@ -1,0 +1,1 @@
+"""Where hosts come from when the inventory does not list them."""

@@ -1,0 +1,144 @@
+"""Decides whether a host's key is one that OpenSSH's known_hosts files hold; reads each file once, writes none.
+
+paramiko's own loader decodes every key and compares every pair of lines: 17 ms for 300 lines, again for each
+connection; and it knows one key per type only, and neither `*`, `!` nor `@revoked`. Format: sshd(8), "SSH_KNOWN_HOSTS
+FILE FORMAT". Host certificates (`@cert-authority`) are not supported: paramiko does not ask for them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fnmatch
+import functools
+import hashlib
+import hmac
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_HASHED = "|1|"
+_ENTRY_FIELDS = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: its marker (`@revoked`, `@cert-authority` or nothing), host patterns, key type and key in base64."""
+
+    marker: str
+    patterns: tuple[str, ...]
+    key_type: str
+    key: str
+
+    def holds(self, key: bytes) -> bool:
+        """Tell whether this line's key is that one."""
+        return _decoded(self.key) == key
+
+
+@dataclass(frozen=True)
+class KnownHost:
+    """What known_hosts says of one host; `file` and `login` (an ssh command line) are for advice to the user."""
+
+    name: str
+    file: Path
+    login: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def key_types(self) -> tuple[str, ...]:
+        """The signature algorithms of the known keys: asking for others would look like a changed key."""
+        rsa = ("rsa-sha2-512", "rsa-sha2-256")
+        return tuple(
+            name for entry in self._trusted for name in (rsa if entry.key_type == "ssh-rsa" else (entry.key_type,))
+        )
+
+    @property
+    def _trusted(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if not entry.marker)
+
+    def refusal(self, key_type: str, key: bytes) -> str | None:
+        """Say why the key that the host shows is refused, and what to do about it; None if it is known."""
+        shown = f"{key_type} {fingerprint(key)}"
+        if any(entry.marker == "@revoked" and entry.holds(key) for entry in self.entries):
+            return f"its SSH host key {shown} is marked as revoked in {self.file}"
+        if any(entry.holds(key) for entry in self._trusted):
+            return None
+        return self._changed(shown) if self._trusted else self._unknown(shown)
+
+    def _unknown(self, shown: str) -> str:
+        return (
+            f"its SSH host key is not in {self.file}: the host shows {shown}. Compare this fingerprint with the"
+            f" host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub), then log in once by hand to accept it:"
+            f" {shlex.join(self.login)}"
+        )
+
+    def _changed(self, shown: str) -> str:
+        known = ", ".join(f"{entry.key_type} {fingerprint(_decoded(entry.key))}" for entry in self._trusted)
+        forget = shlex.join(["ssh-keygen", "-R", self.name, "-f", str(self.file)])
+        return (
+            f"WARNING: its SSH host key has CHANGED. {self.file} says {known}, the host shows {shown}. Either the host"
+            " was installed anew, or its address now belongs to another machine, or someone sits between. If you know"
+            f" that it is the first: {forget}; then log in once by hand: {shlex.join(self.login)}"
+        )
+
+
+def fingerprint(key: bytes) -> str:
+    """Return a key's fingerprint as OpenSSH prints it."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
+
+
+def entries_for(path: Path, name: str) -> tuple[Entry, ...]:
+    """Return the lines that speak of `name` (`host`, or `[host]:port` for other ports than 22); none if no file."""
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        return ()
+    return tuple(entry for entry in _entries(path, changed) if _matches(entry.patterns, name))
+
+
+def _decoded(key: str) -> bytes:
+    try:
+        return base64.b64decode(key)
+    except binascii.Error:
+        return b""
+
+
+@functools.cache
+def _entries(path: Path, _changed: int) -> tuple[Entry, ...]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return tuple(entry for line in lines if (entry := _parse(line)) is not None)
+
+
+def _parse(line: str) -> Entry | None:
+    fields = line.split()
+    if not fields or fields[0].startswith("#"):
+        return None
+    marker = fields.pop(0) if fields[0].startswith("@") else ""
+    if len(fields) < _ENTRY_FIELDS:
+        return None
+    return Entry(marker, tuple(fields[0].split(",")), fields[1], fields[2])
+
+
+def _matches(patterns: tuple[str, ...], name: str) -> bool:
+    """Match as OpenSSH does: hashed names, `*` and `?`, and `!` to take a host out again."""
+    if any(pattern.startswith("!") and _fits(pattern[1:], name) for pattern in patterns):
+        return False
+    return any(_fits(pattern, name) for pattern in patterns)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    if pattern.startswith(_HASHED):
+        return _hash_fits(pattern, name)
+    # Brackets mean a port here, not a set of characters.
+    return fnmatch.fnmatchcase(name.lower(), pattern.lower().replace("[", "[[]"))
+
+
+def _hash_fits(pattern: str, name: str) -> bool:
+    try:
+        salt, digest = (base64.b64decode(part) for part in pattern.removeprefix(_HASHED).split("|"))
+    except (ValueError, binascii.Error):
+        return False
+    return hmac.compare_digest(hmac.digest(salt, name.lower().encode(), "sha1"), digest)

@@ -1,0 +1,47 @@
+"""The one waist: five verbs to a host. Everything the controller does on a host passes here.
+
+`read` looks and never changes anything; `run` may change. Dry runs and tests use `deploy.remote.fake`, real hosts
+`deploy.remote.ssh`; nothing else of the toolkit knows about SSH.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import BinaryIO
+
+
+class Remote(Protocol):
+    """A connection to one host, kept for the whole command.
+
+    All verbs take argv lists, never shell text, and the name of the `step` that an error message shall show. They raise
+    `HostError` (connection lost, timed out) and `CommandFailed` (exit status other than 0). Paths beginning with `~/`
+    are the caller's business: a host's home directory is one of its facts.
+    """
+
+    @property
+    def host(self) -> str:
+        """The host's name in the inventory."""
+
+    def read(self, argv: Sequence[str], *, step: str, stdin: bytes = b"") -> str:
+        """Run a command that only looks, and return its standard output."""
+
+    def run(
+        self, argv: Sequence[str], *, step: str, stdin: bytes = b"", on_line: Callable[[str], None] | None = None
+    ) -> str:
+        """Run a command that may change the host, and return its standard output.
+
+        With `on_line`, each line of standard output is passed on as it arrives instead, and there is no time-out:
+        the call ends when the command does, or when `close` is called from another thread (HostError).
+        """
+
+    def put(self, stream: Iterator[bytes], argv: Sequence[str], *, step: str) -> str:
+        """Feed chunks of bytes to the standard input of a command (tar, a Python receiver); return its output."""
+
+    def get(self, argv: Sequence[str], sink: BinaryIO, *, step: str) -> int:
+        """Copy the standard output of a command into `sink`; return the number of bytes."""
+
+    def close(self) -> None:
+        """Close the connection; also ends a `run(on_line=…)` of another thread. Calling it twice is fine."""
