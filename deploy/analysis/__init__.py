@@ -1,0 +1,1 @@
+"""Turns a run directory into a report: takes files, never live objects."""

@@ -1,0 +1,60 @@
+"""What one client's log says about its training: compute time and injected delay of each instruction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deploy.analysis.rows import ClientRound
+from flcommon.events import ComputeEnded, ComputeStarted, Delayed, is_training
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flcommon.events import AnyEvent, Stamp
+
+TrialRound = tuple[int, int]
+"""(trial, round)"""
+
+
+@dataclass
+class _Work:
+    """One instruction, as far as the log has told."""
+
+    client: str
+    started_ns: int | None = None
+    ended_ns: int | None = None
+    delay: Delayed | None = None
+
+    def row(self) -> ClientRound:
+        known = self.started_ns is not None and self.ended_ns is not None
+        return ClientRound(
+            client=self.client,
+            compute_s=((self.ended_ns or 0) - (self.started_ns or 0)) / 1e9 if known else None,
+            requested_s=self.delay.requested_s if self.delay else None,
+            measured_s=self.delay.measured_s if self.delay else None,
+        )
+
+
+def client_rounds(events: Iterable[tuple[Stamp, AnyEvent]]) -> dict[TrialRound, list[ClientRound]]:
+    """Return the training that a client's events tell of, by (trial, round)."""
+    works: dict[tuple[int, int, str], _Work] = {}
+    for stamp, event in events:
+        if isinstance(event, ComputeStarted | ComputeEnded | Delayed) and is_training(event.kind):
+            key = (event.trial, event.round, event.message)
+            _note(works.setdefault(key, _Work(event.client)), stamp.mono_ns, event)
+    rows: defaultdict[TrialRound, list[ClientRound]] = defaultdict(list)
+    for (trial, number, _message), work in works.items():
+        rows[trial, number].append(work.row())
+    return dict(rows)
+
+
+def _note(work: _Work, mono_ns: int, event: ComputeStarted | ComputeEnded | Delayed) -> None:
+    match event:
+        case ComputeStarted():
+            work.started_ns = mono_ns
+        case ComputeEnded():
+            work.ended_ns = mono_ns
+        case Delayed():
+            work.delay = event

@@ -1,0 +1,142 @@
+"""Reads a run directory into one `Dataset`: manifest and raw logs, nothing else, and never a live host.
+
+What is missing or damaged in raw/ becomes a problem in words; only a directory without a readable manifest is refused.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from deploy.analysis.clientlog import client_rounds
+from deploy.analysis.rows import Dataset, Trial
+from deploy.analysis.serverlog import TrialLog, trial_logs
+from deploy.errors import InputError
+from deploy.manifest import SCHEMA_VERSION, Manifest
+from flcommon.eventlog import Reading, read_log
+from flcommon.events import ClientLeft, Failed, JobAccepted, OfTrial, ReplyReceived
+from flcommon.job import WARMUP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from deploy.analysis.rows import ClientRound
+    from deploy.manifest import PlannedTrial
+    from flcommon.events import AnyEvent, Stamp
+
+LOG = "events.jsonl"
+
+_ByTrial = defaultdict[int, dict[int, list["ClientRound"]]]
+
+
+def read_dataset(run: Path) -> Dataset:
+    """Read the run in directory `run`; raises InputError when it holds no manifest that this version can read."""
+    manifest = read_manifest(run)
+    readings = {host: _read(run / "raw" / host / LOG) for host in manifest.hosts}
+    return Dataset(
+        manifest=manifest,
+        trials=tuple(_trials(manifest, readings)),
+        versions=dict(_versions(readings)),
+        problems=tuple(_problems(run, manifest, readings)),
+    )
+
+
+def read_manifest(run: Path) -> Manifest:
+    """Read `run`/manifest.json; raises InputError that names the file and what is wrong with it."""
+    path = run / "manifest.json"
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise InputError(path, f"this is not a run directory: {error.strerror}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InputError(path, f"not a valid manifest: {error}") from error
+    if manifest.schema != SCHEMA_VERSION:
+        raise InputError(path, f"this version reads schema {SCHEMA_VERSION}, not {manifest.schema}", key="schema")
+    return manifest
+
+
+def _read(path: Path) -> Reading:
+    try:
+        return read_log(path)
+    except FileNotFoundError:
+        return Reading(problems=[f"{LOG} is missing"])
+    except OSError as error:
+        return Reading(problems=[f"{LOG} cannot be read: {error.strerror}"])
+
+
+def _trials(manifest: Manifest, readings: Mapping[str, Reading]) -> Iterator[Trial]:
+    logs = trial_logs(_events(manifest, readings, "server"))
+    clients = _training(manifest, readings)
+    for plan in sorted(manifest.trials, key=lambda planned: planned.index):
+        yield _trial(plan, logs.get(plan.index), clients[plan.index])
+
+
+def _trial(plan: PlannedTrial, log: TrialLog | None, clients: Mapping[int, list[ClientRound]]) -> Trial:
+    known = log or TrialLog()
+    target_s = known.target_s if plan.stop else None
+    whole_s = known.ended.duration_s if known.ended and known.ended.ok else None
+    return Trial(
+        plan=plan,
+        status=known.status if log else "not started",
+        total_s=target_s if whole_s is not None and target_s is not None else whole_s,
+        target_s=target_s,
+        accuracy=known.last_accuracy,
+        rounds=known.rounds(clients),
+    )
+
+
+def _training(manifest: Manifest, readings: Mapping[str, Reading]) -> _ByTrial:
+    rows: _ByTrial = defaultdict(lambda: defaultdict(list))
+    for host, record in manifest.hosts.items():
+        if record.role == "client":
+            for (trial, number), found in client_rounds(readings[host].events).items():
+                rows[trial][number] += found
+    return rows
+
+
+def _events(manifest: Manifest, readings: Mapping[str, Reading], role: str) -> list[tuple[Stamp, AnyEvent]]:
+    hosts = [host for host, record in manifest.hosts.items() if record.role == role]
+    return [pair for host in hosts for pair in readings[host].events]
+
+
+def _versions(readings: Mapping[str, Reading]) -> Iterator[tuple[str, dict[str, str]]]:
+    for host, reading in readings.items():
+        for _, event in reading.events:
+            if isinstance(event, JobAccepted):
+                yield host, event.versions
+                break
+
+
+def _problems(run: Path, manifest: Manifest, readings: Mapping[str, Reading]) -> Iterator[str]:
+    indices = {WARMUP, *(trial.index for trial in manifest.trials)}
+    for host, reading in readings.items():
+        for problem in (*reading.problems, *_complaints(manifest.campaign, reading)):
+            yield f"{host}: {problem}"
+        unknown = {event.trial for _, event in reading.events if isinstance(event, OfTrial)} - indices
+        if unknown:
+            yield f"{host}: events of trials that the manifest does not know: {sorted(unknown)}"
+    for name in sorted(_folders(run / "raw") - set(manifest.hosts)):
+        yield f"raw/{name}: no host of this name in the manifest; ignored"
+
+
+def _folders(raw: Path) -> set[str]:
+    return {entry.name for entry in raw.iterdir() if entry.is_dir()} if raw.is_dir() else set()
+
+
+def _complaints(campaign: str, reading: Reading) -> Iterable[str]:
+    """Return what the host itself wrote that it should not have had to write."""
+    for _, event in reading.events:
+        match event:
+            case JobAccepted() if event.campaign != campaign:
+                yield f"its log says campaign {event.campaign}, the manifest {campaign}"
+            case Failed():
+                yield f"{event.step}: {event.reason}"
+            case ClientLeft(expected=False):
+                yield f"client {event.client} left unexpectedly: {event.reason}"
+            case ReplyReceived(error=str()):
+                yield f"trial {event.trial}, round {event.round}: {event.client} replied: {event.error}"
+            case _:
+                pass

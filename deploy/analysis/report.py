@@ -1,0 +1,126 @@
+"""Writes `report/` (page and figures) and `dataset.parquet` into a run directory, from what the directory holds alone.
+
+A report can be rebuilt at any time and on any machine. Nothing in raw/ or in the manifest is touched.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from deploy.analysis.conditions import Condition, analyse
+from deploy.analysis.dataset import read_dataset
+from deploy.analysis.library import bundling
+from deploy.analysis.page import Drawings, Picture, page
+from deploy.analysis.theory import ideal_s
+from deploy.analysis.words import headlines
+from deploy.errors import DeployError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from deploy.analysis.conditions import Analysis
+    from deploy.analysis.rows import Dataset
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a report says in short, for a terminal.
+
+    `total_s` is the sum of the completed trials' times, `ideal_s` the sum of their compute + injected times (None
+    when no client's log covers a round); `figure` is the svg of the main figure, None when nothing could be drawn.
+    """
+
+    page: Path
+    figure: Path | None
+    headlines: tuple[str, ...]
+    conditions: tuple[Condition, ...]
+    trials_complete: int
+    trials_planned: int
+    total_s: float
+    ideal_s: float | None
+    problems: tuple[str, ...]
+
+
+def write_report(run: Path) -> Summary:
+    """Write the report of the run in directory `run` and return its summary.
+
+    Raises InputError when `run` is no run directory, DeployError when the report cannot be written.
+    """
+    analysis = analyse(read_dataset(run))
+    try:
+        return _write(run, analysis)
+    except OSError as error:
+        raise DeployError(f"{run}: the report cannot be written: {error.strerror}") from error
+
+
+def _write(run: Path, analysis: Analysis) -> Summary:
+    folder = run / "report"
+    folder.mkdir(exist_ok=True)
+    _clear(folder)
+    said = headlines(analysis)
+    drawings = _draw(analysis, folder) if analysis.dataset.complete else Drawings()
+    (folder / "index.html").write_text(page(analysis, said, drawings), encoding="utf-8")
+    _write_table(run, analysis.dataset)
+    figure = folder / f"{drawings.pictures[0].name}.svg" if drawings.pictures else None
+    return _summary(analysis, said, folder / "index.html", figure)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the figures of an earlier report: this one may have fewer."""
+    for old in folder.glob("figure-*.*"):
+        old.unlink()
+
+
+def _draw(analysis: Analysis, folder: Path) -> Drawings:
+    with bundling() as script:
+        return Drawings(pictures=_pictures(analysis, folder), script=script())
+
+
+def _pictures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
+    # Altair and vl-convert take half a second to import: only when there is something to draw, and while the chart
+    # library is being bundled.
+    from deploy.analysis import figures, render  # noqa: PLC0415
+
+    found = [each for each in (figures.main_figure(analysis), figures.round_parts(analysis)) if each]
+    return tuple(
+        Picture(
+            name=each.name,
+            title=each.title,
+            subtitle=each.subtitle,
+            caption=each.caption,
+            alt=each.alt,
+            spec=render.on_page(each),
+            svg=render.save(each, folder),
+        )
+        for each in found
+    )
+
+
+def _write_table(run: Path, dataset: Dataset) -> None:
+    if any(trial.rounds for trial in dataset.trials):
+        from deploy.analysis import table  # noqa: PLC0415 - polars takes 0.4 s to import
+
+        table.frame(dataset).write_parquet(run / "dataset.parquet")
+
+
+def _summary(analysis: Analysis, said: tuple[str, ...], index: Path, figure: Path | None) -> Summary:
+    complete = analysis.dataset.complete
+    return Summary(
+        page=index,
+        figure=figure,
+        headlines=said,
+        conditions=analysis.conditions,
+        trials_complete=len(complete),
+        trials_planned=len(analysis.dataset.trials),
+        total_s=sum(trial.total_s or 0.0 for trial in complete),
+        ideal_s=_total(ideal_s(trial) for trial in complete),
+        problems=analysis.dataset.problems,
+    )
+
+
+def _total(parts: Iterable[float | None]) -> float | None:
+    found = list(parts)
+    known = [part for part in found if part is not None]
+    return sum(known) if len(known) == len(found) else None

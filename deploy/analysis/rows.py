@@ -1,0 +1,96 @@
+"""What a run measured, as frozen rows: trials hold rounds, rounds hold what each client did in them; no arithmetic."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from deploy.manifest import Manifest, PlannedTrial
+
+Status = Literal["complete", "failed", "unfinished", "not started"]
+
+
+class ClientRound(msgspec.Struct, frozen=True, kw_only=True):
+    """One client's training in one round; None where its log does not say.
+
+    `requested_s` is the injected delay that was drawn, `measured_s` how long it really took.
+    """
+
+    client: str
+    compute_s: float | None
+    requested_s: float | None
+    measured_s: float | None
+
+    @property
+    def busy_s(self) -> float:
+        """Compute time plus measured injected delay in seconds; what is unknown counts as 0."""
+        return (self.compute_s or 0.0) + (self.measured_s or 0.0)
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One round: `started_s` after the first round of its trial began; evaluation is part of `duration_s`.
+
+    `asked` counts the clients that the server told to train, by the server's log.
+    """
+
+    number: int
+    started_s: float
+    duration_s: float | None
+    accuracy: float | None
+    asked: int
+    clients: tuple[ClientRound, ...]
+
+    @property
+    def covered(self) -> bool:
+        """Whether the logs tell of every client that was asked to train."""
+        return bool(self.clients) and len({row.client for row in self.clients}) >= self.asked
+
+    @property
+    def critical(self) -> ClientRound | None:
+        """The client whose compute time plus injected delay was longest; None when no client's log tells."""
+        return max(self.clients, key=lambda client: client.busy_s, default=None)
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One trial: what was planned and what came of it.
+
+    `total_s` runs from the first round's start to the last round's end, or to the moment the target was reached
+    when the playbook has one; None unless the trial is complete. `rounds` are those that began.
+    """
+
+    plan: PlannedTrial
+    status: Status
+    total_s: float | None
+    target_s: float | None
+    accuracy: float | None
+    rounds: tuple[Round, ...]
+
+    @property
+    def censored(self) -> bool:
+        """Whether the trial is complete but ended without reaching its target: `total_s` is a lower bound."""
+        return self.status == "complete" and self.plan.stop is not None and self.target_s is None
+
+    @property
+    def timed(self) -> bool:
+        """Whether `total_s` is the training time that figures and tables show."""
+        return self.status == "complete" and not self.censored
+
+    @property
+    def undelayed(self) -> bool:
+        """Whether no delay was asked for: no `delay`, or probability 0."""
+        return self.plan.delay is None or self.plan.delay.probability == 0
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True):
+    """A run: its manifest, its trials in the order of the plan, each host's versions, and what was wrong."""
+
+    manifest: Manifest
+    trials: tuple[Trial, ...]
+    versions: dict[str, dict[str, str]]
+    problems: tuple[str, ...]
+
+    @property
+    def complete(self) -> tuple[Trial, ...]:
+        """The trials that were completed, whether or not they reached their target."""
+        return tuple(trial for trial in self.trials if trial.status == "complete")

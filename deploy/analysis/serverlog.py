@@ -1,0 +1,114 @@
+"""What the server's log says about each trial: when rounds began, how long they took, what the app reported."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from deploy.analysis.rows import Round
+from flcommon.events import (
+    MessageSent,
+    Metrics,
+    OfTrial,
+    RoundEnded,
+    RoundStarted,
+    TargetReached,
+    TrialEnded,
+    is_training,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from deploy.analysis.rows import ClientRound, Status
+    from flcommon.events import AnyEvent, Stamp
+
+METRIC = "accuracy"
+SOURCES = ("central", "evaluate")
+"""Whose accuracy counts: the ServerApp's own, else what clients evaluated; never that of training."""
+
+
+@dataclass
+class TrialLog:
+    """One trial as far as the server's log has told; moments in nanoseconds of its monotonic clock."""
+
+    started_ns: dict[int, int] = field(default_factory=dict)
+    duration_s: dict[int, float] = field(default_factory=dict)
+    asked: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    accuracy: dict[tuple[int, str], float] = field(default_factory=dict)
+    target_ns: int | None = None
+    ended: TrialEnded | None = None
+
+    def note(self, stamp: Stamp, event: OfTrial) -> None:
+        """Take in one event of this trial."""
+        match event:
+            case RoundStarted():
+                self.started_ns[event.round] = stamp.mono_ns
+            case RoundEnded():
+                self.duration_s[event.round] = event.duration_s
+            case MessageSent() if is_training(event.kind):
+                self.asked[event.round].add(event.client)
+            case Metrics() if METRIC in event.values:
+                self.accuracy[event.round, event.source] = event.values[METRIC]
+            case TargetReached():
+                self.target_ns = stamp.mono_ns
+            case TrialEnded():
+                self.ended = event
+            case _:
+                pass
+
+    @property
+    def status(self) -> Status:
+        """How the trial ended."""
+        if self.ended is None:
+            return "unfinished"
+        return "complete" if self.ended.ok else "failed"
+
+    @property
+    def first_ns(self) -> int | None:
+        """When the first round began."""
+        return min((ns for number, ns in self.started_ns.items() if number > 0), default=None)
+
+    @property
+    def target_s(self) -> float | None:
+        """Seconds from the first round's start to the target; 0 when the initial model already met it."""
+        if self.target_ns is None:
+            return None
+        return max(0.0, (self.target_ns - self.first_ns) / 1e9) if self.first_ns is not None else 0.0
+
+    @property
+    def last_accuracy(self) -> float | None:
+        """The accuracy of the last evaluation; the central one where both kinds exist."""
+        last = max((number for number, source in self.accuracy if source in SOURCES), default=0)
+        return self.accuracy_of(last)
+
+    def accuracy_of(self, number: int) -> float | None:
+        """Return the accuracy of round `number`, None if it was not evaluated."""
+        found = (self.accuracy[number, source] for source in SOURCES if (number, source) in self.accuracy)
+        return next(found, None)
+
+    def rounds(self, clients: Mapping[int, Iterable[ClientRound]]) -> tuple[Round, ...]:
+        """Return the rounds that began, each with what its `clients` (by round) did."""
+        first = self.first_ns or 0
+        return tuple(
+            Round(
+                number=number,
+                started_s=(ns - first) / 1e9,
+                duration_s=self.duration_s.get(number),
+                accuracy=self.accuracy_of(number),
+                asked=len(self.asked.get(number, ())),
+                clients=tuple(clients.get(number, ())),
+            )
+            for number, ns in sorted(self.started_ns.items())
+            if number > 0
+        )
+
+
+def trial_logs(events: Iterable[tuple[Stamp, AnyEvent]]) -> dict[int, TrialLog]:
+    """Return what the server's events tell of each trial, by its index in the plan."""
+    logs: defaultdict[int, TrialLog] = defaultdict(TrialLog)
+    for stamp, event in events:
+        if isinstance(event, OfTrial):
+            logs[event.trial].note(stamp, event)
+    return dict(logs)

@@ -1,0 +1,60 @@
+"""How values are written for people: swept settings, seconds, signed differences; text only, never markup."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploy.manifest import PlannedTrial
+
+PROBABILITY = "delay.probability"
+SECONDS = "delay.seconds"
+_SYMBOLS = {PROBABILITY: "p", SECONDS: "d"}
+MINUS, TIMES, UNKNOWN = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+
+
+def setting_name(key: str) -> str:
+    """Return the symbol of a swept key (`p`, `d`), the app's own name of a run_config key, or the key itself."""
+    return _SYMBOLS.get(key, key.removeprefix("run_config."))
+
+
+def value_text(value: Any) -> str:  # noqa: ANN401 - a swept value is whatever YAML holds
+    """Write a swept value: numbers short, text as it is, all else as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:g}"
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def setting_text(plan: PlannedTrial, key: str) -> str:
+    """Write the value of swept `key` in a trial; a delay's size with its unit."""
+    if key == SECONDS and plan.delay is not None:
+        return plan.delay.seconds.label
+    return value_text(plan.settings[key]) + (" s" if key == SECONDS else "")
+
+
+def settings_text(plan: PlannedTrial) -> str:
+    """Write all swept values of a trial, for example `p = 0.2, d = 3 s`."""
+    pairs = (f"{setting_name(key)} = {setting_text(plan, key)}" for key in plan.settings)
+    return ", ".join(pairs) or "as in the playbook"
+
+
+def seconds_text(value_s: float | None) -> str:
+    """Write seconds without the unit: two decimals below 1000, none above; a dash for None."""
+    if value_s is None:
+        return UNKNOWN
+    return f"{value_s:.2f}" if abs(value_s) < 1000 else f"{value_s:.0f}"  # noqa: PLR2004 - as the docstring says
+
+
+def signed(text: str) -> str:
+    """Give a number's text a sign that is as wide as a digit: +1.2, or -1.2 with a true minus; zero has none."""
+    if not text.strip("-0."):
+        return text.removeprefix("-")
+    return MINUS + text[1:] if text.startswith("-") else text if text == UNKNOWN else f"+{text}"
+
+
+def times_text(ratio: float) -> str:
+    """Write a ratio as in "3.1 times", with the sign for it."""
+    return f"{ratio:.2g} {TIMES}" if ratio < 10 else f"{ratio:.0f} {TIMES}"  # noqa: PLR2004 - two digits either way

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from deploy.analysis.dataset import read_dataset
+from deploy.analysis.table import frame
+from deploy.errors import InputError
+from flcommon.delay import Constant, Delay
+from flcommon.eventlog import EventLog
+from flcommon.events import Failed, TrialEnded
+from flcommon.job import Stop
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+
+def test_totals_rounds_and_clients_are_those_of_the_logs(tmp_path: Path, kit: ModuleType) -> None:
+    """Every number of a trial comes out as it went in, whatever clock each host has."""
+    work = {"pi4-a": kit.Work(1.0, 0.5, 0.625), "pi4-b": kit.Work(0.25), "pc-c": kit.Work(2.0)}
+    rounds = [kit.FakeRound(work, rest_s=0.5, accuracy=0.25), kit.simple_round(4.0, 1.0, rest_s=1.0, accuracy=0.5)]
+    run = kit.FakeRun(tmp_path, [kit.FakeTrial(kit.plan(0, Delay(0.5, Constant(0.5))), rounds)]).write()
+    dataset = read_dataset(run)
+    (trial,) = dataset.trials
+    assert (trial.status, trial.total_s, trial.accuracy, trial.target_s) == ("complete", 8.5, 0.5, None)
+    assert [(r.number, r.started_s, r.duration_s, r.accuracy, r.asked) for r in trial.rounds] == [
+        (1, 0.0, 2.5, 0.25, 3),
+        (2, 2.5, 6.0, 0.5, 3),
+    ]
+    first = {row.client: (row.compute_s, row.requested_s, row.measured_s) for row in trial.rounds[0].clients}
+    assert first == {"pi4-a": (1.0, 0.5, 0.625), "pi4-b": (0.25, 0.0, 0.0), "pc-c": (2.0, 0.0, 0.0)}
+    assert dataset.problems == ()
+    assert dataset.versions["pc-c"] == {"python": "3.11.2", "flwr": "1.41.0"}
+
+
+def test_with_a_target_the_total_ends_when_it_is_reached(tmp_path: Path, kit: ModuleType) -> None:
+    """Time to target where it was reached; the whole trial, marked as censored, where it was not."""
+    stop = Stop(metric="accuracy", at_least=0.5)
+    rounds = [kit.simple_round(1.0)] * 3
+    trials = [
+        kit.FakeTrial(kit.plan(0, stop=stop), rounds[:2], reached=True),
+        kit.FakeTrial(kit.plan(1, stop=stop), rounds),
+    ]
+    reached, censored = read_dataset(kit.FakeRun(tmp_path, trials).write()).trials
+    assert (reached.total_s, reached.target_s, reached.censored, reached.timed) == (2.0, 2.0, False, True)
+    assert (censored.total_s, censored.target_s, censored.censored, censored.timed) == (3.0, None, True, False)
+
+
+def test_trials_that_failed_or_never_ended_are_told_apart(tmp_path: Path, kit: ModuleType) -> None:
+    rounds = [kit.simple_round(1.0)]
+    trials = [
+        kit.FakeTrial(kit.plan(0), rounds),
+        kit.FakeTrial(kit.plan(1), rounds, ok=False),
+        kit.FakeTrial(kit.plan(2), rounds, ended=False),
+    ]
+    fake = kit.FakeRun(tmp_path, trials)
+    run = fake.write()
+    never = (*fake.manifest.trials, kit.plan(3))
+    (run / "manifest.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(fake.manifest, trials=never)))
+    dataset = read_dataset(run)
+    assert [trial.status for trial in dataset.trials] == ["complete", "failed", "unfinished", "not started"]
+    assert [trial.total_s for trial in dataset.trials] == [1.0, None, None, None]
+    assert [trial.plan.index for trial in dataset.complete] == [0]
+
+
+def test_missing_torn_and_gapped_logs_are_problems_and_not_fatal(tmp_path: Path, kit: ModuleType) -> None:
+    fake = kit.FakeRun(tmp_path, [kit.FakeTrial(kit.plan(0), [kit.simple_round(1.0)] * 2)])
+    run = fake.write()
+    shutil.rmtree(fake.log("pi4-a").parent)
+    torn = fake.log("pi4-b")
+    torn.write_bytes(torn.read_bytes()[:-9])
+    gapped = fake.log("pc-c")
+    lines = gapped.read_bytes().splitlines(keepends=True)
+    gapped.write_bytes(b"".join(lines[:2] + lines[3:]))
+    (run / "raw" / "stranger").mkdir()
+    dataset = read_dataset(run)
+    assert dataset.problems == (
+        "pi4-a: events.jsonl is missing",
+        "pi4-b: events.jsonl:7: torn",
+        "pc-c: events.jsonl:3: events 2 to 2 are missing",
+        "raw/stranger: no host of this name in the manifest; ignored",
+    )
+    assert dataset.trials[0].total_s == 2.0
+    clients = [{row.client: row.compute_s for row in each.clients} for each in dataset.trials[0].rounds]
+    assert clients == [{"pi4-b": 0.5, "pc-c": None}, {"pi4-b": 0.5, "pc-c": 1.0}]
+    assert not dataset.trials[0].rounds[0].covered
+
+
+def test_what_hosts_complained_about_is_a_problem(tmp_path: Path, kit: ModuleType) -> None:
+    fake = kit.FakeRun(tmp_path, [])
+    run = fake.write()
+    fake.log("pc-c").unlink()
+    log = EventLog(fake.log("pc-c"))
+    log.write(Failed(step="import", reason="no module named torch"))
+    log.write(TrialEnded(trial=7, ok=False, rounds=0, duration_s=0.0))
+    log.close()
+    assert read_dataset(run).problems == (
+        "pc-c: import: no module named torch",
+        "pc-c: events of trials that the manifest does not know: [7]",
+    )
+
+
+def test_log_that_is_a_directory_is_a_problem(tmp_path: Path, kit: ModuleType) -> None:
+    fake = kit.FakeRun(tmp_path, [])
+    run = fake.write()
+    fake.log("pc-c").unlink()
+    fake.log("pc-c").mkdir()
+    assert read_dataset(run).problems == ("pc-c: events.jsonl cannot be read: Is a directory",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a run directory: No such file"),
+        (b"{", "not a valid manifest"),
+        (b'{"schema": 1}', "missing required field `campaign`"),
+        (b"\xff\xfe", "not a valid manifest"),
+    ],
+)
+def test_directory_without_a_manifest_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_dataset(tmp_path)
+    assert caught.value.file == tmp_path / "manifest.json"
+
+
+def test_manifest_of_another_schema_is_refused(tmp_path: Path, kit: ModuleType) -> None:
+    fake = kit.FakeRun(tmp_path, [])
+    fake.write()
+    newer = msgspec.structs.replace(fake.manifest, schema=99)
+    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(newer))
+    with pytest.raises(InputError, match="schema: this version reads schema 1, not 99"):
+        read_dataset(tmp_path)
+
+
+def test_table_has_a_row_for_each_client_in_each_round(tmp_path: Path, kit: ModuleType) -> None:
+    fake = kit.FakeRun(tmp_path, [kit.FakeTrial(kit.plan(i), [kit.simple_round(1.0, 0.5)] * 2) for i in range(3)])
+    table = frame(read_dataset(fake.write()))
+    assert table.height == 3 * 2 * 3
+    assert table["injected_measured_s"].sum() == 3 * 2 * 0.5
+    assert table.filter(table["client"] == "pc-c")["round_s"].to_list() == [1.5] * 6
+
+
+def test_analysis_imports_nothing_of_the_live_lab() -> None:
+    """A report can be made where neither Fabric nor Flower nor torch is installed."""
+    code = (
+        "import sys, deploy.analysis.report, deploy.analysis.figures, deploy.analysis.render, deploy.analysis.table;"
+        "print(sorted({'fabric', 'paramiko', 'asyncssh', 'torch', 'flwr', 'grpc'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
