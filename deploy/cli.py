@@ -1,0 +1,194 @@
+"""The `deploy` command: the only module that prints or exits."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from deploy.errors import DeployError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from deploy.inventory import Inventory, VirtualLab
+    from deploy.playbook import Playbook
+
+EXIT_CODES = """
+Exit status: 0 all went well · 1 an error on this machine · 2 a file or argument says something that cannot be ·
+3 a host cannot be used · 4 the experiment failed on a host · 130 interrupted.
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Run federated learning on real machines, and see where the time goes.",
+    epilog=EXIT_CODES,
+)
+
+InventoryFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="[INVENTORY]", help="YAML file of the lab; without it: a virtual lab on this machine."),
+]
+PlaybookFile = Annotated[
+    Path | None,
+    typer.Option("--playbook", "-p", metavar="FILE", help="YAML file of the experiment; wins over the inventory's."),
+]
+RunsDirectory = Annotated[
+    Path, typer.Option("--runs", metavar="DIR", help="Where runs are kept: DIR/<lab>/<playbook>-<UTC>/.")
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    deploy up                                          the study's figure on a virtual lab, in about a minute
+
+    deploy up inventory/lab.yaml                       on your own machines
+
+    deploy up inventory/lab.yaml -p playbooks/paper.yaml
+"""
+)
+def up(inventory: InventoryFile = None, playbook: PlaybookFile = None, runs: RunsDirectory = Path("runs")) -> None:
+    """Run a playbook on a lab, pull the logs, and write the report.
+
+    Everything that is started is stopped, and what was measured is kept, also after Ctrl-C or a failure.
+    """
+    with _errors():
+        lab, chosen = _inputs(inventory, playbook)
+        _up(lab, chosen, runs)
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    deploy check inventory/lab.yaml                    can a run start there?
+"""
+)
+def check(inventory: InventoryFile = None, playbook: PlaybookFile = None) -> None:
+    """Look at all hosts of a lab, change nothing, and say what stands in the way of a run."""
+    with _errors():
+        from deploy.checking import check_lab  # noqa: PLC0415 - keeps --help fast
+        from deploy.remote.ssh import connect  # noqa: PLC0415
+
+        lab, chosen = _inputs(inventory, playbook)
+        with _enter(lab) as hosts:
+            report = check_lab(hosts, chosen.app, connect)
+        Console().print(report.table)
+        if not report.ok:
+            raise typer.Exit(3)
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    deploy down inventory/lab.yaml                     end what an `up` left running there
+"""
+)
+def down(inventory: InventoryFile = None) -> None:
+    """Stop every process of the toolkit on a lab's hosts.
+
+    What was pushed stays. A virtual lab needs no `down`: its hosts are gone with the command that started them.
+    """
+    with _errors():
+        from deploy.inventory import Inventory  # noqa: PLC0415 - keeps --help fast
+        from deploy.remote.ssh import connect  # noqa: PLC0415
+        from deploy.takedown import take_down  # noqa: PLC0415
+
+        lab, _ = _inputs(inventory, None)
+        if not isinstance(lab, Inventory):
+            Console().print("A virtual lab's hosts are gone with the command that started them: nothing to do.")
+            return
+        for line in take_down(lab, connect):
+            Console().print(Text(line))
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    deploy report runs/virtual/quick-figure-4-20260131T120000Z
+"""
+)
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+    """Write a run's report again, from its manifest and raw logs alone."""
+    with _errors():
+        _report(run, None)
+
+
+def _up(lab: Inventory | VirtualLab, playbook: Playbook, runs: Path) -> None:
+    """Run, and report on whatever was measured, whether the run ended well or not."""
+    from deploy.campaign import Request, up  # noqa: PLC0415 - keeps --help fast
+    from deploy.progress import Progress  # noqa: PLC0415
+    from deploy.remote.ssh import connect  # noqa: PLC0415
+
+    started = time.monotonic()
+    progress = Progress(Console(), f"{lab.lab} · {playbook.playbook}")
+    try:
+        with progress:
+            up(Request(_enter(lab), playbook, runs, connect), progress)
+    except (DeployError, KeyboardInterrupt):
+        if progress.directory is not None:
+            with contextlib.suppress(DeployError):
+                _report(progress.directory, None)
+        raise
+    if progress.directory is not None:
+        _report(progress.directory, started)
+
+
+def _report(run: Path, started: float | None) -> None:
+    from deploy.analysis.report import write_report  # noqa: PLC0415 - keeps --help fast
+    from deploy.summary import print_summary  # noqa: PLC0415
+
+    summary = write_report(run)
+    print_summary(Console(), summary, None if started is None else time.monotonic() - started)
+
+
+def _inputs(inventory: Path | None, playbook: Path | None) -> tuple[Inventory | VirtualLab, Playbook]:
+    """Read both files before anything is started."""
+    from deploy import defaults  # noqa: PLC0415 - keeps --help fast
+    from deploy.inventory import load_inventory  # noqa: PLC0415
+    from deploy.playbook import load_playbook  # noqa: PLC0415
+
+    lab = load_inventory(inventory or defaults.inventory_path())
+    return lab, load_playbook(playbook or lab.playbook or defaults.playbook_path())
+
+
+def _enter(lab: Inventory | VirtualLab) -> AbstractContextManager[Inventory]:
+    """Return the lab's hosts as something to enter: a virtual lab starts them."""
+    from deploy.inventory import Inventory  # noqa: PLC0415 - keeps --help fast
+    from deploy.providers.virtual import virtual_lab  # noqa: PLC0415
+
+    return contextlib.nullcontext(lab) if isinstance(lab, Inventory) else virtual_lab(lab)
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Turn the toolkit's errors into a message and an exit status."""
+    try:
+        yield
+    except DeployError as error:
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted: everything that was started is stopped")
+        sys.exit(130)

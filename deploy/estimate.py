@@ -1,0 +1,43 @@
+"""How much longer a campaign will take: from the plan's injected delays and the rounds that are over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deploy.manifest import PlannedTrial
+    from deploy.plan import Plan
+
+
+class Estimate:
+    """Counts rounds as they end. What a round takes without its delay is the mean of those seen so far."""
+
+    def __init__(self, plan: Plan) -> None:
+        clients = len(plan.clients)
+        self._trials = {trial.index: trial for trial in plan.trials}
+        self._injected_s = {trial.index: _injected_s(trial, clients) for trial in plan.trials}
+        self._left = {trial.index: trial.rounds for trial in plan.trials}
+        self._seen = 0
+        self._own_s = 0.0
+
+    def round_ended(self, trial: int, duration_s: float) -> None:
+        """Count a round that took `duration_s` seconds."""
+        self._seen += 1
+        self._own_s += max(0.0, duration_s - self._injected_s[trial])
+        self._left[trial] = max(0, self._left[trial] - 1)
+
+    def trial_ended(self, trial: int) -> None:
+        """Count a trial as over, also if it stopped early."""
+        self._left[trial] = 0
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the last round ends; None before the first round has."""
+        if not self._seen:
+            return None
+        own_s = self._own_s / self._seen
+        return sum(rounds * (own_s + self._injected_s[trial]) for trial, rounds in self._left.items())
+
+
+def _injected_s(trial: PlannedTrial, clients: int) -> float:
+    return trial.delay.expected_slowest_s(clients) if trial.delay else 0.0

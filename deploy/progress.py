@@ -1,0 +1,198 @@
+"""Draws what happens on the terminal: hosts, phases, trial k of n, round, time left (rich).
+
+On a terminal a live picture; elsewhere (a pipe, a CI log) a line per phase and per trial.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from deploy.estimate import Estimate
+from deploy.labels import settings_text
+from flcommon import events
+from flcommon.job import WARMUP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from deploy.manifest import PlannedTrial
+    from deploy.plan import Plan
+
+PHASES = {
+    "hosts": "getting hosts",
+    "connect": "connecting",
+    "look": "looking",
+    "push": "pushing code",
+    "start": "starting",
+    "run": "running",
+    "stop": "stopping",
+    "pull": "pulling logs",
+}
+MOST_HOSTS = 12
+"""More than this many hosts are shown as a count."""
+
+
+class Progress:
+    """A `View` for people. Use it as a context manager: the live picture ends with it."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console = console
+        self._title = title
+        self._since = time.monotonic()
+        self._phase = ""
+        self._hosts: dict[str, str] = {}
+        self._plan: Plan | None = None
+        self._estimate: Estimate | None = None
+        self._places: dict[int, int] = {}
+        self._trial: PlannedTrial | None = None
+        self._round = 0
+        self._done = 0
+        self._metric = ""
+        self.directory: Path | None = None
+        self._live = Live(
+            console=console, get_renderable=self._picture, refresh_per_second=8, transient=True, auto_refresh=True
+        )
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the live picture away; what is to stay is printed by the caller."""
+        if self._console.is_terminal:
+            self._live.stop()
+
+    # --- deploy.view.View --------------------------------------------------------------------------------------------
+
+    def phase(self, name: str) -> None:
+        """Show a phase of the life cycle."""
+        self._phase = PHASES.get(name, name)
+        self._say(self._phase)
+        if name in ("stop", "pull"):
+            self._trial = None
+
+    def hosts(self, names: Sequence[str]) -> None:
+        """Show the hosts."""
+        self._hosts = dict.fromkeys(names, "")
+
+    def host(self, name: str, state: str) -> None:
+        """Show a host's state."""
+        self._hosts[name] = state
+
+    def run(self, directory: Path, plan: Plan) -> None:
+        """Show the plan."""
+        self.directory, self._plan, self._estimate = directory, plan, Estimate(plan)
+        self._places = {trial.index: place for place, trial in enumerate(plan.trials, 1)}
+        self._say(f"{len(plan.trials)} trials, {len(plan.clients)} clients, into {directory}")
+
+    def note(self, text: str) -> None:
+        """Print a remark above the picture."""
+        self._console.print(Text(f"note: {text}", style="yellow"))
+
+    def event(self, host: str, event: events.AnyEvent) -> None:
+        """Show what a process says."""
+        match event:
+            case events.Listening(address=address):
+                self._hosts[host] = f"listens on {address}"
+            case events.Ready(after_s=after_s):
+                self._hosts[host] = f"ready after {after_s:.1f} s"
+            case events.ClientLeft(client=client, reason=reason, expected=False):
+                self._hosts[client] = reason
+            case events.Failed(reason=reason):
+                self._hosts[host] = reason
+            case _:
+                self._advance(event)
+
+    # --- own ---------------------------------------------------------------------------------------------------------
+
+    def _advance(self, event: events.AnyEvent) -> None:
+        """Follow the sequence of trials and rounds."""
+        if self._plan is None or self._estimate is None:
+            return
+        if isinstance(event, events.OfTrial) and event.trial == WARMUP:
+            self._warm_up(event)
+            return
+        match event:
+            case events.TrialOpened(trial=index):
+                self._phase = PHASES["run"]
+                self._trial = next(trial for trial in self._plan.trials if trial.index == index)
+                self._round, self._metric = 0, ""
+            case events.RoundStarted(round=number):
+                self._round = number
+            case events.RoundEnded(trial=index, duration_s=duration_s):
+                self._estimate.round_ended(index, duration_s)
+            case events.Metrics(source="central", values=values):
+                self._metric = " · ".join(f"{name} {value:.3g}" for name, value in values.items())
+            case events.TrialEnded(trial=index, duration_s=duration_s):
+                self._estimate.trial_ended(index)
+                self._done += 1
+                place = f"trial {self._places[index]} of {len(self._plan.trials)}"
+                self._say(f"{place}: {self._settings()} took {duration_s:.2f} s · {self._metric}{self._left()}")
+
+    def _warm_up(self, event: events.OfTrial) -> None:
+        if isinstance(event, events.TrialOpened):
+            self._phase = "warming up"
+            self._say(self._phase)
+
+    def _say(self, line: str) -> None:
+        """Print a line where no live picture is drawn."""
+        if not self._console.is_terminal:
+            passed = time.monotonic() - self._since
+            self._console.print(Text(f"{passed:7.1f} s  {line}"), soft_wrap=True)
+
+    def _settings(self) -> str:
+        return settings_text(self._trial) if self._trial else ""
+
+    def _left(self) -> str:
+        left_s = self._estimate.left_s if self._estimate else None
+        return f" · about {_clock(left_s)} left" if left_s is not None else ""
+
+    def _picture(self) -> RenderableType:
+        head = Text.assemble(
+            (self._title, "bold"), "  ", (self._phase, "cyan"), f"  {_clock(time.monotonic() - self._since)}"
+        )
+        parts: list[RenderableType] = [head, self._host_table()]
+        if self._plan is not None:
+            bar = Table.grid(padding=(0, 2))
+            bar.add_row(
+                ProgressBar(total=len(self._plan.trials), completed=self._done, width=50),
+                Text(self._left().strip(" ·")),
+            )
+            parts += [bar, self._trial_line()]
+        return Group(*parts)
+
+    def _host_table(self) -> RenderableType:
+        if len(self._hosts) > MOST_HOSTS:
+            ready = sum("ready" in state for state in self._hosts.values())
+            return Text(f"  {len(self._hosts)} hosts, {ready} ready")
+        table = Table.grid(padding=(0, 2))
+        for name, state in self._hosts.items():
+            table.add_row(Text(f"  {name}"), Text(state, style="dim"))
+        return table
+
+    def _trial_line(self) -> Text:
+        if self._plan is None or self._trial is None:
+            return Text(f"{self._done} of {len(self._plan.trials) if self._plan else 0} trials done")
+        place = f"trial {self._places[self._trial.index]} of {len(self._plan.trials)}"
+        parts = [place, f"round {self._round} of {self._trial.rounds}", self._settings(), self._metric]
+        return Text(" · ".join(part for part in parts if part))
+
+
+def _clock(seconds: float) -> str:
+    """Return minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,61 @@
+"""Prints a run's summary on the terminal: conditions, the answer in words, ideal and real time, the report's path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from deploy.analysis.report import Summary
+
+
+def print_summary(console: Console, summary: Summary, wall_s: float | None) -> None:
+    """Print it; `wall_s` is how long the whole command took, where that is known."""
+    if summary.conditions:
+        console.print(conditions_table(summary))
+    for line in summary.headlines:
+        console.print(Text(line))
+    console.print(Text(times(summary, wall_s)))
+    for problem in summary.problems:
+        console.print(Text(f"problem: {problem}", style="yellow"))
+    console.print(Text.assemble(("report  ", "bold"), str(summary.page)), soft_wrap=True)
+    if summary.figure is not None:
+        console.print(Text.assemble(("figure  ", "bold"), str(summary.figure)), soft_wrap=True)
+
+
+def conditions_table(summary: Summary) -> Table:
+    """Return the table of conditions: rounds, accuracy, total time, expected time, difference."""
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column("condition")
+    for heading in ("trials", "rounds", "accuracy", "time s", "expected s", "difference"):
+        table.add_column(heading, justify="right")
+    for one in summary.conditions:
+        table.add_row(
+            Text(one.label),
+            f"{one.complete}/{one.planned}",
+            _number(one.rounds, ".3g"),
+            _number(one.accuracy, ".3f"),
+            _number(one.total_s, ".2f"),
+            _number(one.expected_s, ".2f"),
+            _number(one.difference_pct, "+.0f", " %"),
+        )
+    return table
+
+
+def times(summary: Summary, wall_s: float | None) -> str:
+    """Say how long it took, beside the sum of the rounds' ideal times (compute + injected delay)."""
+    parts = [f"{summary.trials_complete} of {summary.trials_planned} trials"]
+    if summary.ideal_s is not None:
+        parts.append(f"ideal time of all rounds (compute + injected) {summary.ideal_s:.1f} s")
+    parts.append(f"time in rounds {summary.total_s:.1f} s")
+    if wall_s is not None:
+        parts.append(f"whole command {wall_s:.1f} s")
+    return " · ".join(parts)
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"

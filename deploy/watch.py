@@ -1,0 +1,179 @@
+"""Watches the processes of a campaign until all have ended, and says what went wrong first if something did."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from deploy.errors import CampaignError, DeployError
+from flcommon import events
+from flcommon.eventlog import parse_line
+from flcommon.process import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from deploy.worker import Worker
+
+SERVER_EVENTS = (
+    "listening",
+    "ready",
+    "client-joined",
+    "client-left",
+    "campaign-started",
+    "trial-opened",
+    "round-started",
+    "round-ended",
+    "metrics",
+    "trial-ended",
+    "campaign-ended",
+    "failed",
+)
+CLIENT_EVENTS = ("ready", "failed")
+AFTERMATH_S = 3.0
+"""How long the others get to say what they saw, once one process has failed."""
+
+
+@dataclass
+class Watched:
+    """What is known of one process."""
+
+    failed: events.Failed | None = None
+    exit: Exit | None = None
+    lost: DeployError | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come from it."""
+        return self.exit is not None or self.lost is not None
+
+    @property
+    def bad(self) -> bool:
+        """Whether it failed."""
+        return self.lost is not None or (self.exit is not None and self.exit.status != 0)
+
+    @property
+    def silent(self) -> bool:
+        """Whether it ended badly without a word of its own, as a killed process does."""
+        return self.exit is not None and self.exit.status != 0 and self.failed is None
+
+
+@dataclass
+class CampaignWatch:
+    """Follows processes by one thread each; `on_event` gets (host, event) in the caller's thread."""
+
+    on_event: Callable[[str, events.AnyEvent], None]
+    hosts: dict[str, Watched] = field(default_factory=dict)
+    _lines: SimpleQueue[tuple[str, str | DeployError | None]] = field(default_factory=SimpleQueue)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _last: str = ""
+
+    def follow(self, worker: Worker, names: Iterable[str]) -> None:
+        """Begin to watch a process that was started."""
+        self.hosts[worker.host] = Watched()
+        thread = threading.Thread(target=self._follow, args=(worker, tuple(names)), name=f"watch-{worker.host}")
+        self._threads.append(thread)
+        thread.start()
+
+    def until(self, done: Callable[[str, events.AnyEvent], bool]) -> events.AnyEvent:
+        """Return the first event that satisfies `done`; raises CampaignError if a process fails before that."""
+        while True:
+            host, event = self._next(None)
+            self._check()
+            if event is not None and done(host, event):
+                return event
+
+    def until_ended(self) -> None:
+        """Return when every process has ended well; raises CampaignError if one did not."""
+        while not all(one.ended for one in self.hosts.values()):
+            self._next(None)
+            self._check()
+
+    def has_ended(self, host: str) -> bool:
+        """Whether the host's process was seen to end; False also for one that was never followed."""
+        return host in self.hosts and self.hosts[host].exit is not None
+
+    def join(self) -> None:
+        """Wait for the threads: their processes have ended, or their connections are closed."""
+        for thread in self._threads:
+            thread.join()
+
+    def _follow(self, worker: Worker, names: tuple[str, ...]) -> None:
+        try:
+            worker.watch(names, lambda line: self._lines.put((worker.host, line)))
+        except DeployError as error:
+            self._lines.put((worker.host, error))
+
+    def _next(self, timeout_s: float | None) -> tuple[str, events.AnyEvent | None]:
+        host, told = self._lines.get(timeout=timeout_s)
+        one = self.hosts[host]
+        if isinstance(told, DeployError):
+            one.lost = told
+            return host, None
+        try:
+            _, event = parse_line((told or "").encode())
+        except msgspec.MsgspecError:
+            one.exit = msgspec.json.decode(told or "{}", type=Exit)
+            return host, None
+        if isinstance(event, events.Failed):
+            one.failed = event
+        self._last = _where(event) or self._last
+        self.on_event(host, event)
+        return host, event
+
+    def _check(self) -> None:
+        """Raise the cause if anything has failed, after hearing the others out: the first to speak is not it always."""
+        if not any(one.bad for one in self.hosts.values()):
+            return
+        try:
+            while not all(one.ended for one in self.hosts.values()):
+                self._next(AFTERMATH_S)
+        except Empty:
+            pass
+        raise self._cause()
+
+    def _cause(self) -> DeployError:
+        """Return the most telling error: a process killed without a word, a client's own, the server's, a lost host."""
+        clients = [host for host in self.hosts if host != next(iter(self.hosts))]
+        ordered = [*clients, *(host for host in self.hosts if host not in clients)]
+        for host in ordered:
+            if self.hosts[host].silent:
+                return CampaignError(host, "run", f"{_ending(self.hosts[host].exit)}{self._when()}")
+        telling = [host for host in ordered if (failed := self.hosts[host].failed) and not _echo(failed)]
+        for host in telling:
+            failed = self.hosts[host].failed
+            if failed is not None:
+                return CampaignError(host, failed.step, f"{failed.reason}{self._when()}")
+        return next(one.lost for one in self.hosts.values() if one.lost is not None)
+
+    def _when(self) -> str:
+        return f" ({self._last})" if self._last else ""
+
+
+def _echo(failed: events.Failed) -> bool:
+    """Whether a client only repeats that the campaign is over."""
+    return failed.reason.startswith("the server ended the campaign")
+
+
+def _where(event: events.AnyEvent) -> str:
+    match event:
+        case events.RoundStarted():
+            return f"trial {event.trial}, round {event.round}"
+        case events.TrialOpened():
+            return f"trial {event.trial}"
+    return ""
+
+
+def _ending(status: Exit | None) -> str:
+    """Say how a process ended that said nothing itself."""
+    number = status.status if status else None
+    if number is None:
+        return "the process is gone and left no exit status: killed with its supervisor, or the disk is full"
+    if number < 0:
+        return f"the process was killed by {signal.Signals(-number).name}"
+    return f"the process ended with status {number}"

@@ -1,0 +1,109 @@
+"""One process of a campaign on its host, as the controller drives it: start, watch, stop, list, pull.
+
+The verbs run at the far end in `flcommon.process`, from the pushed bundle, and in `deploy.hostside.send`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+import msgspec
+
+from deploy import hostside
+from deploy.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from deploy.facts import Facts
+    from deploy.remote.protocol import Remote
+    from flcommon.job import Job
+
+PULLED = ("events.jsonl", "stdout", "stderr", "job.json", "process.json", "exit.json")
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A host's share of a campaign: flserver or flclient in a directory of its own, run from the code directory."""
+
+    remote: Remote
+    facts: Facts
+    module: str
+    code: str
+    campaign: str
+
+    @property
+    def host(self) -> str:
+        """The host's name in the inventory."""
+        return self.remote.host
+
+    @property
+    def directory(self) -> str:
+        """Where job, logs, pid and exit files are, on the host."""
+        return f"{self.facts.workdir}/campaigns/{self.campaign}/{self.host}"
+
+    def start(self, job: Job) -> None:
+        """Start the process, detached; raises HostError."""
+        argv = self._argv("start", self.directory, self.module)
+        self.remote.run(argv, step="start", stdin=msgspec.json.encode(job))
+
+    def watch(self, names: Sequence[str], on_line: Callable[[str], None]) -> None:
+        """Pass on the events of these names as they come, and last the process's `Exit`; raises HostError."""
+        self.remote.run(self._argv("watch", self.directory, *names), step="watch", on_line=on_line)
+
+    def stop(self) -> None:
+        """End the process, if it runs; raises HostError."""
+        self.remote.run(self._argv("stop", self.directory), step="stop")
+
+    def running(self) -> list[str]:
+        """Return the directories of all our processes that are alive on this host, of any campaign."""
+        told = self.remote.read(self._argv("list", f"{self.facts.workdir}/campaigns"), step="look")
+        return told.splitlines()
+
+    def stop_directory(self, directory: str) -> None:
+        """End the process of a directory that `running` named."""
+        self.remote.run(self._argv("stop", directory), step="stop")
+
+    def pull(self, into: Path) -> dict[str, int]:
+        """Copy the process's files into a directory and return their sizes in bytes; raises HostError.
+
+        Only files that were asked for are written, under the names that were asked for, and each is checked against
+        the size and SHA-256 that the host says.
+        """
+        into.mkdir(parents=True, exist_ok=True)
+        argv = [self.facts.python, "-c", hostside.source("send"), self.directory, *PULLED]
+        with tempfile.TemporaryFile(dir=into) as stream:
+            self.remote.get(argv, stream, step="pull")
+            stream.seek(0)
+            table = self._table(stream.readline())
+            for name in (name for name in PULLED if name in table):
+                self._unpack(stream, into / name, *table[name])
+        return {name: size for name, (size, _) in table.items()}
+
+    def _argv(self, *words: str) -> list[str]:
+        return ["env", f"PYTHONPATH={self.code}", self.facts.python, "-P", "-m", "flcommon.process", *words]
+
+    def _table(self, line: bytes) -> dict[str, tuple[int, str]]:
+        try:
+            return msgspec.json.decode(line, type=dict[str, tuple[int, str]])
+        except msgspec.MsgspecError as error:
+            raise HostError(self.host, "pull", f"a table of contents that cannot be read: {line[:80]!r}") from error
+
+    def _unpack(self, stream: IO[bytes], path: Path, size: int, sha256: str) -> None:
+        """Move `size` bytes into the file, and keep it only if they are what the host said."""
+        draft = path.with_name(f".{path.name}.part")
+        hashed, left = hashlib.sha256(), size
+        with draft.open("wb") as file:
+            while left > 0 and (piece := stream.read(min(left, _PIECE_BYTES))):
+                file.write(piece)
+                hashed.update(piece)
+                left -= len(piece)
+        if left or hashed.hexdigest() != sha256:
+            draft.unlink()
+            raise HostError(self.host, "pull", f"{path.name} arrived damaged: {size - left} of {size} bytes")
+        draft.replace(path)
