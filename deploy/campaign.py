@@ -23,7 +23,7 @@ from deploy.remote.fanout import connect_all, fan_out
 from deploy.rundir import RunDirectory
 from deploy.versions import controller_versions
 from deploy.watch import CLIENT_EVENTS, SERVER_EVENTS, CampaignWatch
-from deploy.worker import Worker
+from deploy.worker import Worker, running
 from flcommon import events
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from deploy.playbook import Playbook
     from deploy.remote.protocol import Remote
     from deploy.view import View
+
+    Remotes = Mapping[str, Remote]
 
 STDERR_LINES = 10
 NARROW = 8
@@ -75,6 +77,14 @@ class Phases:
 
 
 @dataclass(frozen=True)
+class Connected:
+    """The hosts of a lab as they are held during a command: a connection to each, and what a look found."""
+
+    remotes: Remotes
+    facts: Mapping[str, Facts]
+
+
+@dataclass(frozen=True)
 class Campaign:
     """One playbook on one lab whose hosts are connected, looked at, and have the code."""
 
@@ -109,9 +119,10 @@ def up(request: Request, view: View) -> None:
         phases.begin("connect")
         with connect_all(inventory.hosts, request.connect) as remotes:
             phases.begin("look")
-            facts = look_at(inventory, remotes, request.playbook.app)
+            facts = look_at(inventory, remotes, request.playbook.app, view)
             phases.begin("push")
-            campaign = prepare(request.playbook, inventory, remotes, facts)
+            bundle = push_code(remotes, facts, view)
+            campaign = prepare(request.playbook, inventory, bundle, Connected(remotes, facts))
             watch = CampaignWatch(view.event)
             with recorded(campaign, request.runs, phases), stopped(campaign, watch, phases):
                 phases.begin("start")
@@ -120,10 +131,12 @@ def up(request: Request, view: View) -> None:
                 watch.until_ended()
 
 
-def look_at(inventory: Inventory, remotes: Mapping[str, Remote], app: str) -> dict[str, Facts]:
+def look_at(inventory: Inventory, remotes: Remotes, app: str, view: View) -> dict[str, Facts]:
     """Look at all hosts at once; raises DeployError if anything stands in the way of a run."""
     hosts = {host.name: host for host in inventory.hosts}
     facts = fan_out(remotes, lambda remote: look(hosts[remote.host], remote))
+    for name, found in facts.items():
+        view.host(name, f"{found.system} {found.machine}, Python {found.python_version}")
     wrong = {
         name: HostError(name, "look", f"{finding.what}; {finding.fix}")
         for name, found in facts.items()
@@ -132,37 +145,47 @@ def look_at(inventory: Inventory, remotes: Mapping[str, Remote], app: str) -> di
     }
     if wrong:
         raise together(wrong)
+    _refuse_busy(remotes, facts)
     return facts
 
 
-def prepare(
-    playbook: Playbook, inventory: Inventory, remotes: Mapping[str, Remote], facts: Mapping[str, Facts]
-) -> Campaign:
-    """Make the plan, push the code where it is missing, and see that no other campaign runs on the lab."""
-    bundle = make_bundle()
-    created = datetime.now(UTC)
-    name = f"{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    fan_out(remotes, lambda remote: push(remote, facts[remote.host], bundle), width=NARROW)
-    workers = {
-        host.name: Worker(
-            remotes[host.name], facts[host.name], f"fl{host.role}", code_directory(facts[host.name], bundle), name
-        )
-        for host in inventory.hosts
-    }
-    _refuse_busy(workers)
-    plan = make_plan(playbook, [host.name for host in inventory.clients])
-    return Campaign(name, created, inventory, plan, bundle, facts, workers)
-
-
-def _refuse_busy(workers: Mapping[str, Worker]) -> None:
-    running = fan_out(workers, Worker.running)
+def _refuse_busy(remotes: Remotes, facts: Mapping[str, Facts]) -> None:
+    """Raise DeployError if a campaign of ours runs on a host already: two at once would measure each other."""
+    alive = fan_out(remotes, lambda remote: running(remote, facts[remote.host]))
     busy = {
         host: HostError(host, "look", f"a campaign runs there already ({found[0]}); end it with: deploy down")
-        for host, found in running.items()
+        for host, found in alive.items()
         if found
     }
     if busy:
         raise together(busy)
+
+
+def push_code(remotes: Remotes, facts: Mapping[str, Facts], view: View) -> Bundle:
+    """Push the code of this installation where it is missing; raises DeployError."""
+    bundle = make_bundle()
+    sent = fan_out(remotes, lambda remote: push(remote, facts[remote.host], bundle), width=NARROW)
+    for name, new in sent.items():
+        view.host(name, f"code {bundle.digest} {'pushed' if new else 'is there'}")
+    return bundle
+
+
+def prepare(playbook: Playbook, inventory: Inventory, bundle: Bundle, hosts: Connected) -> Campaign:
+    """Make the plan, and a worker for each host; starts nothing."""
+    created = datetime.now(UTC)
+    name = f"{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    workers = {
+        host.name: Worker(
+            remote=hosts.remotes[host.name],
+            facts=hosts.facts[host.name],
+            module=f"fl{host.role}",
+            code=code_directory(hosts.facts[host.name], bundle),
+            campaign=name,
+        )
+        for host in inventory.hosts
+    }
+    plan = make_plan(playbook, [host.name for host in inventory.clients])
+    return Campaign(name, created, inventory, plan, bundle, hosts.facts, workers)
 
 
 def start(campaign: Campaign, watch: CampaignWatch) -> None:
@@ -229,7 +252,7 @@ def recorded(campaign: Campaign, runs: Path, phases: Phases) -> Iterator[None]:
         phases.end()
         if isinstance(error, CampaignError):
             error.add_output(run.raw(error.host) / "stderr", STDERR_LINES)
-        run.write(_ended(manifest, error, phases))
+        _conclude(run, _ended(manifest, error, phases), error, phases.view)
 
 
 def describe(campaign: Campaign) -> Manifest:
@@ -263,6 +286,16 @@ def _ended(manifest: Manifest, error: BaseException | None, phases: Phases) -> M
     status = "failed" if isinstance(error, Exception) else "interrupted"
     said = str(error) if isinstance(error, DeployError) else type(error).__name__
     return msgspec.structs.replace(manifest, status=status, error=said, phases_s=phases.seconds)
+
+
+def _conclude(run: RunDirectory, manifest: Manifest, error: BaseException | None, view: View) -> None:
+    """Write the manifest's last state; that it cannot be written hides no earlier error."""
+    try:
+        run.write(manifest)
+    except DeployError as failure:
+        if error is None:
+            raise
+        view.note(str(failure))
 
 
 def _try_all(workers: Mapping[str, Worker], work: Callable[[Worker], object], view: View) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from deploy.errors import DeployError
 from deploy.facts import Facts, findings, look
+from deploy.remote.fanout import fan_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from deploy.inventory import Host, Inventory
     from deploy.remote.protocol import Remote
-
-from deploy.remote.fanout import fan_out
 
 Looked = Facts | DeployError
 
@@ -33,8 +33,8 @@ class Report:
 def check_lab(inventory: Inventory, app: str, connect: Callable[[Host], Remote]) -> Report:
     """Look at all hosts at once; a host that cannot be reached is a finding like any other."""
     found = fan_out({host.name: host for host in inventory.hosts}, lambda host: _look(host, connect))
-    table = Table(title=f"{inventory.lab}: can a run of {app} start?", title_justify="left")
-    for heading in ("host", "machine", "system", "python", "finding"):
+    table = Table(title=f"{inventory.lab}: can a run of {app} start?", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("host", "machine", "python", "finding"):
         table.add_column(heading, overflow="fold")
     for name, looked in found.items():
         table.add_row(name, *_row(looked, app))
@@ -60,13 +60,13 @@ def _errors(looked: Looked, app: str) -> bool:
 
 def _row(looked: Looked, app: str) -> tuple[Text, ...]:
     if isinstance(looked, DeployError):
-        return (Text("-"), Text("-"), Text("-"), Text(str(looked), style="red"))
-    machine = f"{looked.cpu} · {looked.cpus} x {looked.machine} · {looked.memory_mb or '?'} MB"
+        return (Text("-"), Text("-"), Text(str(looked), style="red"))
+    machine = f"{looked.cpu}, {looked.cpus} x {looked.machine}, {looked.memory_mb or '?'} MB, {looked.system}"
     versions = [
         f"{name} {version}" for name, version in looked.packages.items() if name in ("flwr", "torch") and version
     ]
-    python = " · ".join([f"Python {looked.python_version}", *versions])
-    return (Text(machine), Text(looked.platform), Text(python), _said(looked, app))
+    python = ", ".join([f"Python {looked.python_version}", *versions])
+    return (Text(machine), Text(python), _said(looked, app))
 
 
 def _said(facts: Facts, app: str) -> Text:

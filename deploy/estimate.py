@@ -23,7 +23,7 @@ class Estimate:
     def round_ended(self, trial: int, duration_s: float) -> None:
         """Count a round that took `duration_s` seconds."""
         self._seen += 1
-        self._own_s += max(0.0, duration_s - self._injected_s[trial])
+        self._own_s += duration_s - self._injected_s[trial]
         self._left[trial] = max(0, self._left[trial] - 1)
 
     def trial_ended(self, trial: int) -> None:
@@ -35,7 +35,7 @@ class Estimate:
         """Seconds until the last round ends; None before the first round has."""
         if not self._seen:
             return None
-        own_s = self._own_s / self._seen
+        own_s = max(0.0, self._own_s / self._seen)
         return sum(rounds * (own_s + self._injected_s[trial]) for trial, rounds in self._left.items())
 
 

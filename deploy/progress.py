@@ -140,7 +140,8 @@ class Progress:
                 self._estimate.trial_ended(index)
                 self._done += 1
                 place = f"trial {self._places[index]} of {len(self._plan.trials)}"
-                self._say(f"{place}: {self._settings()} took {duration_s:.2f} s · {self._metric}{self._left()}")
+                told = [f"{place}: {self._settings()} took {duration_s:.2f} s", self._metric, self._left()]
+                self._say(" · ".join(part for part in told if part))
 
     def _warm_up(self, event: events.OfTrial) -> None:
         if isinstance(event, events.TrialOpened):
@@ -158,7 +159,7 @@ class Progress:
 
     def _left(self) -> str:
         left_s = self._estimate.left_s if self._estimate else None
-        return f" · about {_clock(left_s)} left" if left_s is not None else ""
+        return f"about {_clock(left_s)} left" if left_s is not None else ""
 
     def _picture(self) -> RenderableType:
         head = Text.assemble(
@@ -169,7 +170,7 @@ class Progress:
             bar = Table.grid(padding=(0, 2))
             bar.add_row(
                 ProgressBar(total=len(self._plan.trials), completed=self._done, width=50),
-                Text(self._left().strip(" ·")),
+                Text(self._left()),
             )
             parts += [bar, self._trial_line()]
         return Group(*parts)

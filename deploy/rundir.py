@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from deploy.errors import DeployError
+
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
@@ -24,7 +26,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, base: Path, lab: str, playbook: str, at: datetime) -> RunDirectory:
-        """Make a new one; a second run within the same second gets a number behind its name."""
+        """Make a new one; a second run within the same second gets a number behind its name. Raises DeployError."""
         stem = f"{playbook}-{at:%Y%m%dT%H%M%SZ}"
         number = 1
         while True:
@@ -33,6 +35,8 @@ class RunDirectory:
                 path.mkdir(parents=True)
             except FileExistsError:
                 number += 1
+            except OSError as error:
+                raise DeployError(f"{path}: the run directory cannot be made: {error.strerror}") from error
             else:
                 return cls(path)
 
@@ -41,7 +45,10 @@ class RunDirectory:
         return self.path / "raw" / host
 
     def write(self, manifest: Manifest) -> None:
-        """Write the manifest, whole or not at all."""
+        """Write the manifest, whole or not at all; raises DeployError."""
         draft = self.path / f".{MANIFEST}.part"
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-        draft.replace(self.path / MANIFEST)
+        try:
+            draft.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+            draft.replace(self.path / MANIFEST)
+        except OSError as error:
+            raise DeployError(f"{self.path / MANIFEST}: cannot be written: {error.strerror}") from error

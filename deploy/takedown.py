@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from deploy.facts import look
 from deploy.remote.fanout import connect_all, fan_out
-from deploy.worker import Worker
+from deploy.worker import running, stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,9 +25,6 @@ def take_down(inventory: Inventory, connect: Callable[[Host], Remote]) -> list[s
 
 def _stop(host: Host, remote: Remote) -> Iterator[str]:
     facts = look(host, remote)
-    if not facts.code:
-        return
-    worker = Worker(remote, facts, "", f"{facts.workdir}/code/{facts.code[-1]}", "")
-    for directory in worker.running():
-        worker.stop_directory(directory)
+    for directory in running(remote, facts):
+        stop(remote, facts, directory)
         yield f"stopped {directory}"

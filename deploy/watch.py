@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -99,9 +100,13 @@ class CampaignWatch:
         return host in self.hosts and self.hosts[host].exit is not None
 
     def join(self) -> None:
-        """Wait for the threads: their processes have ended, or their connections are closed."""
+        """Wait for the threads, whose processes have ended.
+
+        Not for ever: one that watches a process which could not be stopped ends when its connection is closed.
+        """
+        deadline = time.monotonic() + AFTERMATH_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _follow(self, worker: Worker, names: tuple[str, ...]) -> None:
         try:
@@ -144,12 +149,13 @@ class CampaignWatch:
         for host in ordered:
             if self.hosts[host].silent:
                 return CampaignError(host, "run", f"{_ending(self.hosts[host].exit)}{self._when()}")
-        telling = [host for host in ordered if (failed := self.hosts[host].failed) and not _echo(failed)]
-        for host in telling:
-            failed = self.hosts[host].failed
-            if failed is not None:
-                return CampaignError(host, failed.step, f"{failed.reason}{self._when()}")
-        return next(one.lost for one in self.hosts.values() if one.lost is not None)
+        said = [(host, failed) for host in ordered if (failed := self.hosts[host].failed) is not None]
+        own = [(host, failed) for host, failed in said if not _echo(failed)]
+        lost = [one.lost for one in self.hosts.values() if one.lost is not None]
+        if lost and not own:
+            return lost[0]
+        host, failed = (own or said)[0]
+        return CampaignError(host, failed.step, f"{failed.reason}{self._when()}")
 
     def _when(self) -> str:
         return f" ({self._last})" if self._last else ""

@@ -1,4 +1,4 @@
-"""One process of a campaign on its host, as the controller drives it: start, watch, stop, list, pull.
+"""One process of a campaign on its host, as the controller drives it: start, watch, stop, pull.
 
 The verbs run at the far end in `flcommon.process`, from the pushed bundle, and in `deploy.hostside.send`.
 """
@@ -14,6 +14,7 @@ import msgspec
 
 from deploy import hostside
 from deploy.errors import HostError
+from flcommon.decoding import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,37 +61,31 @@ class Worker:
         """End the process, if it runs; raises HostError."""
         self.remote.run(self._argv("stop", self.directory), step="stop")
 
-    def running(self) -> list[str]:
-        """Return the directories of all our processes that are alive on this host, of any campaign."""
-        told = self.remote.read(self._argv("list", f"{self.facts.workdir}/campaigns"), step="look")
-        return told.splitlines()
-
-    def stop_directory(self, directory: str) -> None:
-        """End the process of a directory that `running` named."""
-        self.remote.run(self._argv("stop", directory), step="stop")
-
     def pull(self, into: Path) -> dict[str, int]:
         """Copy the process's files into a directory and return their sizes in bytes; raises HostError.
 
         Only files that were asked for are written, under the names that were asked for, and each is checked against
         the size and SHA-256 that the host says.
         """
-        into.mkdir(parents=True, exist_ok=True)
         argv = [self.facts.python, "-c", hostside.source("send"), self.directory, *PULLED]
-        with tempfile.TemporaryFile(dir=into) as stream:
-            self.remote.get(argv, stream, step="pull")
-            stream.seek(0)
-            table = self._table(stream.readline())
-            for name in (name for name in PULLED if name in table):
-                self._unpack(stream, into / name, *table[name])
-        return {name: size for name, (size, _) in table.items()}
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=into) as stream:
+                self.remote.get(argv, stream, step="pull")
+                stream.seek(0)
+                table = self._table(stream.readline())
+                for name in (name for name in PULLED if name in table):
+                    self._unpack(stream, into / name, *table[name])
+        except OSError as error:
+            raise HostError(self.host, "pull", f"{into} cannot be written: {error.strerror}") from error
+        return {name: size for name, (size, _) in table.items() if name in PULLED}
 
     def _argv(self, *words: str) -> list[str]:
-        return ["env", f"PYTHONPATH={self.code}", self.facts.python, "-P", "-m", "flcommon.process", *words]
+        return _argv(self.facts, self.code, *words)
 
     def _table(self, line: bytes) -> dict[str, tuple[int, str]]:
         try:
-            return msgspec.json.decode(line, type=dict[str, tuple[int, str]])
+            return decoded(msgspec.json.Decoder(dict[str, tuple[int, str]]).decode, line)
         except msgspec.MsgspecError as error:
             raise HostError(self.host, "pull", f"a table of contents that cannot be read: {line[:80]!r}") from error
 
@@ -107,3 +102,24 @@ class Worker:
             draft.unlink()
             raise HostError(self.host, "pull", f"{path.name} arrived damaged: {size - left} of {size} bytes")
         draft.replace(path)
+
+
+def running(remote: Remote, facts: Facts) -> list[str]:
+    """Return the directories of all our processes that are alive on a host, of any campaign; raises HostError."""
+    if not facts.code:
+        return []
+    return remote.read(_argv(facts, _any_code(facts), "list", f"{facts.workdir}/campaigns"), step="look").splitlines()
+
+
+def stop(remote: Remote, facts: Facts, directory: str) -> None:
+    """End the process of a directory that `running` named; raises HostError."""
+    remote.run(_argv(facts, _any_code(facts), "stop", directory), step="stop")
+
+
+def _any_code(facts: Facts) -> str:
+    """Return a bundle that is on the host already: processes are found and ended the same way by any."""
+    return f"{facts.workdir}/code/{facts.code[-1]}"
+
+
+def _argv(facts: Facts, code: str, *words: str) -> list[str]:
+    return ["env", f"PYTHONPATH={code}", facts.python, "-P", "-m", "flcommon.process", *words]

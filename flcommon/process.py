@@ -107,6 +107,9 @@ def start(directory: Path, module: str, job: bytes) -> None:
         complaint = supervisor.communicate()[1].decode(errors="replace")
         raise SystemExit(complaint or "the supervisor did not start")
     supervisor.returncode = 0  # it goes on without us: nobody waits for it, and Popen need not warn of that
+    for ours in (supervisor.stdout, supervisor.stderr):
+        if ours:
+            ours.close()
 
 
 def supervise(directory: Path, module: str) -> None:

@@ -64,9 +64,9 @@ def cpu_model() -> str:
     return platform.processor()
 
 
-def listing(path: str) -> list[str]:
-    """Return the names in a directory, none if it is not there."""
-    return sorted(os.listdir(path)) if os.path.isdir(path) else []
+def bundles(path: str) -> list[str]:
+    """Return the complete bundles in a directory; what a push that was killed left has a dot in its name."""
+    return sorted(name for name in os.listdir(path) if "." not in name) if os.path.isdir(path) else []
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def main() -> None:
         "disk_free_mb": shutil.disk_usage(parent).free // 2**20,
         "writable": os.access(parent, os.W_OK),
         "packages": {package: version_of(package) for package in PACKAGES} if modern else {},
-        "code": listing(os.path.join(workdir, "code")),
+        "code": bundles(os.path.join(workdir, "code")),
         "wall_ns": int(time.time() * 1e9),
     }
     print(json.dumps(facts))

@@ -77,8 +77,8 @@ def wait_for_end(process: psutil.Process, seconds: float = 10) -> None:
     with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
         pidfd = os.pidfd_open(process.pid)
         try:
-            assert process.is_running()
-            assert select.select([pidfd], [], [], seconds)[0], f"{process} is still there"
+            gone = not process.is_running()  # or the process id belongs to another by now
+            assert gone or select.select([pidfd], [], [], seconds)[0], f"{process} is still there"
         finally:
             os.close(pidfd)
 

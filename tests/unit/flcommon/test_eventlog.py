@@ -59,13 +59,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("log") / "events.jsonl"
 
 
-def test_every_kind_of_event_has_its_own_name_and_no_field_of_the_envelope() -> None:
-    """Lines are flat: two kinds, or an event and its envelope, must never be taken for each other."""
-    assert len({kind.__struct_config__.tag for kind in KINDS}) == len(KINDS) == 23
-    envelope = {"v", "seq", "mono_ns", "wall_ns", "name"}
-    assert not any(envelope & set(kind.__struct_fields__) for kind in KINDS)
-
-
 @given(events=st.lists(EVENTS, max_size=8))
 def test_what_is_written_is_read_back(shared: Path, events: list[Event]) -> None:
     """All kinds of events, any text and any number come back as they were, numbered from 0 without gaps."""

@@ -47,7 +47,7 @@ def test_a_frame_comes_back_as_it_was(side: type, unpack: Callable, data: st.Dat
 def test_the_length_is_four_bytes_big_endian() -> None:
     """The layout is a contract between releases: length, msgpack header, payload."""
     assert wire.pack(wire.Prepared(trial=3), b"xyz") == (
-        b"\x00\x00\x00\x18" + b"\x82" + b"\xa5frame\xa8prepared" + b"\xa5trial\x03" + b"xyz"
+        b"\x00\x00\x00\x17" + b"\x82" + b"\xa5frame\xa8prepared" + b"\xa5trial\x03" + b"xyz"
     )
 
 

@@ -1,0 +1,280 @@
+"""The life cycle of a campaign on fake hosts: what is done where, in which order, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+import pytest
+
+from deploy import watch
+from deploy.bundle import make_bundle
+from deploy.campaign import client_address, listen_address
+from deploy.errors import CampaignError, CommandFailed, HostError, LabError
+from flcommon import events
+from flcommon.job import ClientJob, ServerJob
+
+ALL = {"server", "client-1", "client-2"}
+
+
+def failed(host, step, output="no room"):
+    return CommandFailed(host, step, ["python"], status=1, output=output)
+
+
+def test_a_campaign_leaves_a_complete_run_directory(lab, script, digest):
+    """What the hosts send is kept byte for byte, and the manifest says what ran where, and that it is complete."""
+    lab.up()
+    assert (lab.manifest.status, lab.manifest.error, lab.manifest.code_digest) == ("complete", None, digest)
+    assert {name: record.role for name, record in lab.manifest.hosts.items()} == {
+        "server": "server",
+        "client-1": "client",
+        "client-2": "client",
+    }
+    assert [trial.settings for trial in lab.manifest.trials] == [{"delay.probability": 0}, {"delay.probability": 1}]
+    assert all(lab.raw(host) == script.files for host in ALL)
+    assert list(lab.manifest.phases_s) == lab.view.phases
+    assert lab.view.notes == []
+    assert all(station.closed for station in lab.stations.values())
+
+
+def test_the_steps_come_in_the_order_of_the_life_cycle(lab, script):
+    """All hosts are looked at before any is changed, and the server is watched before a client is started."""
+    for host in ALL:
+        lab.tell(host, "look", script.facts(code=("0123456789abcdef",)))
+    lab.up()
+    assert lab.view.phases == ["hosts", "connect", "look", "push", "start", "run", "stop", "pull"]
+    steps = [name for _, name in lab.timeline]
+    assert set(steps[:3]) == {"look"}
+    assert set(steps[3:6]) == {"list"}
+    assert set(steps[6:9]) == {"push"}
+    assert lab.timeline[9:11] == [("server", "start"), ("server", "watch")]
+    assert set(lab.timeline[11:13]) == {("client-1", "start"), ("client-2", "start")}
+    assert set(lab.timeline[13:15]) == {("client-1", "watch"), ("client-2", "watch")}
+    assert steps[15:] == ["pull"] * 3
+
+
+def test_what_only_looks_uses_the_verb_that_only_looks(lab):
+    """A dry run may drop `run`, `put` and `get`, and must lose no fact."""
+    lab.up()
+    for station in lab.stations.values():
+        for call in station.calls:
+            assert (call.verb == "read") == (call.step == "look"), call.step
+
+
+def test_code_is_pushed_only_where_it_is_missing(lab, script, digest):
+    """A host whose look lists the digest gets nothing; the others get the bundle and the sum to check it by."""
+    lab.tell("client-1", "look", script.facts(code=("0123456789abcdef", digest)))
+    lab.up()
+    assert lab.hosts_that("push") == {"server", "client-2"}
+    (put,) = lab.stations["client-2"].did("push")
+    assert put.stdin == make_bundle().archive
+    assert put.argv[3:] == (f"/home/pi/.fieldlab/code/{digest}", hashlib.sha256(put.stdin).hexdigest())
+
+
+def test_processes_run_from_the_pushed_code_in_a_directory_of_their_own(lab, digest):
+    """Nothing of what a host has installed as `flcommon` is used; every campaign has its own directory."""
+    lab.up()
+    for host, module in (("server", "flserver"), ("client-2", "flclient")):
+        (start,) = lab.stations[host].did("start")
+        directory = f"/home/pi/.fieldlab/campaigns/{lab.manifest.campaign}/{host}"
+        assert start.argv[:2] == ("env", f"PYTHONPATH=/home/pi/.fieldlab/code/{digest}")
+        assert start.argv[-3:] == ("start", directory, module)
+
+
+def test_clients_get_the_port_that_the_server_has_taken(lab):
+    """The inventory says port 0; the port in the clients' jobs is that of the `listening` event."""
+    lab.up()
+    (server,) = lab.stations["server"].did("start")
+    assert msgspec.json.decode(server.stdin, type=ServerJob).listen == "192.0.2.10:0"
+    for number, host in enumerate(("client-1", "client-2")):
+        (client,) = lab.stations[host].did("start")
+        job = msgspec.json.decode(client.stdin, type=ClientJob)
+        assert job.server_address == "192.0.2.10:50123"
+        assert (job.host, job.node_config["partition-id"]) == (host, number)
+
+
+@pytest.mark.parametrize(
+    ("address", "listen", "clients"),
+    [
+        ("192.0.2.10:0", "192.0.2.10:0", "192.0.2.10:7"),
+        ("[2001:db8::1]:80", "[2001:db8::1]:80", "[2001:db8::1]:7"),
+        ("pc-b.local:80", "[::]:80", "pc-b.local:7"),
+    ],
+)
+def test_a_server_that_is_known_by_a_name_listens_on_all_addresses(address, listen, clients):
+    """A name may mean another address on the server itself, 127.0.1.1 on Debian; clients use the inventory's word."""
+    assert listen_address(address) == listen
+    assert client_address(address, events.Listening(address="[::]:7")) == clients
+
+
+def test_processes_that_have_ended_are_not_stopped(lab):
+    """Only what may still run is stopped: nothing after a campaign that ended by itself."""
+    lab.up()
+    assert lab.hosts_that("stop") == set()
+
+
+def test_an_interrupt_stops_what_still_runs(lab, script):
+    """Ctrl-C in a round: client-1 has ended, the other two are stopped; what was measured is pulled from all."""
+    for host in ("server", "client-2"):
+        lab.stations[host].lasting = True
+    lab.tell("server", "watch", script.said(*script.opening))
+    lab.tell("client-1", "watch", script.said(events.ClientLeft(client="x", reason="", expected=True)))
+    lab.tell("client-2", "watch", script.said(events.Ready(after_s=1, app_import_s=1)))
+    lab.view.interrupt_at = events.RoundStarted
+    with pytest.raises(KeyboardInterrupt):
+        lab.up()
+    assert {"server", "client-2"} <= lab.hosts_that("stop")
+    assert lab.hosts_that("pull") == ALL
+    assert (lab.manifest.status, lab.manifest.error) == ("interrupted", "KeyboardInterrupt")
+
+
+def test_an_interrupt_before_the_clients_start_starts_none(lab):
+    """Ctrl-C while the server starts."""
+    lab.stations["server"].lasting = True
+    lab.view.interrupt_at = events.Listening
+    with pytest.raises(KeyboardInterrupt):
+        lab.up()
+    assert lab.hosts_that("start") == {"server"}
+    assert "server" in lab.hosts_that("stop")
+    assert lab.manifest.status == "interrupted"
+
+
+def test_a_busy_host_is_refused_before_anything_changes(lab, script):
+    """Two campaigns on one host would time each other: the error names the host and the way out."""
+    lab.tell("client-2", "look", script.facts(code=("0123456789abcdef",)))
+    lab.tell("client-2", "list", "/home/pi/.fieldlab/campaigns/20260101T000000Z-abcdef/client-2\n")
+    with pytest.raises(HostError, match=r"client-2: look: a campaign runs there already \(.*abcdef.*deploy down"):
+        lab.up()
+    assert {name for _, name in lab.timeline} == {"look", "list"}
+    assert lab.view.directory is None
+    assert all(station.closed for station in lab.stations.values())
+
+
+def test_a_host_with_findings_is_refused_before_anything_changes(lab, script):
+    """A look that finds something wrong on two hosts names both, and no host is changed."""
+    lab.tell("client-1", "look", script.facts(python_version="3.9.2"))
+    lab.tell("server", "look", script.facts(writable=False))
+    with pytest.raises(LabError) as caught:
+        lab.up()
+    assert list(caught.value.failures) == ["server", "client-1"]
+    assert [name for _, name in lab.timeline] == ["look"] * 3
+
+
+def test_a_push_that_fails_names_host_and_step(lab):
+    """Nothing is started anywhere when one host could not take the code."""
+    lab.tell("client-1", "push", failed("client-1", "push"))
+    with pytest.raises(CommandFailed, match=r"^client-1: push: exit status 1 from: python\n    no room$"):
+        lab.up()
+    assert lab.hosts_that("start") == set()
+    assert lab.view.directory is None
+
+
+def test_pushes_that_fail_on_several_hosts_are_one_error(lab):
+    """Every failed host is named."""
+    for host in ("client-1", "client-2"):
+        lab.tell(host, "push", failed(host, "push"))
+    with pytest.raises(LabError) as caught:
+        lab.up()
+    assert list(caught.value.failures) == ["client-1", "client-2"]
+
+
+def broken(lab, script):
+    """Let client-2 fail in the first round, and the others repeat it in their own words."""
+    ready = events.Ready(after_s=1, app_import_s=1)
+    own = events.Failed(step="run", reason="RuntimeError: the card is full")
+    gone = events.Failed(step="run", reason="client-2 is gone: RuntimeError")
+    echo = events.Failed(step="run", reason="the server ended the campaign: client-2 is gone")
+    lab.tell("client-2", "watch", script.said(ready, own) + script.exited(1))
+    lab.tell("client-1", "watch", script.said(ready, echo) + script.exited(1))
+    lab.tell("server", "watch", script.said(*script.opening, gone) + script.exited(1))
+
+
+def test_the_client_that_failed_is_named_and_not_its_echoes(lab, script):
+    """The error is the cause, with when it was, and the end of that host's stderr and where the rest of it is."""
+    broken(lab, script)
+    with pytest.raises(CampaignError) as caught:
+        lab.up()
+    error = str(caught.value)
+    assert error.startswith("client-2: run: RuntimeError: the card is full (trial 0, round 1)")
+    assert "client-1" not in error
+    assert error.endswith(f"{lab.view.directory / 'raw' / 'client-2' / 'stderr'} ends with\n    one\n    two")
+    assert (lab.manifest.status, lab.manifest.error) == ("failed", error)
+    assert lab.hosts_that("stop") == set()
+
+
+def test_a_server_that_never_listens_is_the_cause(lab, script):
+    """No client is started for a server that ended before it listened."""
+    lab.tell(
+        "server", "watch", script.said(events.Failed(step="listen", reason="the port is in use")) + script.exited(1)
+    )
+    with pytest.raises(CampaignError, match=r"^server: listen: the port is in use"):
+        lab.up()
+    assert lab.hosts_that("start") == {"server"}
+
+
+def test_a_client_that_cannot_be_started_stops_the_server(lab):
+    """Half a lab is no lab: what runs is stopped."""
+    lab.stations["server"].lasting = True
+    lab.tell("client-2", "start", failed("client-2", "start"))
+    with pytest.raises(CommandFailed, match=r"^client-2: start"):
+        lab.up()
+    assert "server" in lab.hosts_that("stop")
+    assert lab.manifest.status == "failed"
+
+
+def test_a_host_that_is_lost_is_stopped_all_the_same(lab):
+    """A connection that breaks says nothing about the process: only one that was seen to end is left alone."""
+    lab.tell("client-1", "watch", HostError("client-1", "watch", "the connection was lost"))
+    with pytest.raises(HostError, match=r"^client-1: watch: the connection was lost"):
+        lab.up()
+    assert "client-1" in lab.hosts_that("stop")
+    assert not lab.hosts_that("stop") & {"server", "client-2"}
+    assert lab.hosts_that("pull") == ALL
+
+
+def test_logs_that_arrive_damaged_are_noted_and_not_kept(lab, script):
+    """A wrong sum costs that file; the other hosts' logs are kept, and the manifest is written."""
+    lab.tell("client-1", "pull", script.sent(script.files, stderr=(8, "0" * 64)))
+    lab.up()
+    assert lab.view.notes == ["client-1: pull: stderr arrived damaged: 8 of 8 bytes"]
+    assert set(lab.raw("client-1")) == {"events.jsonl", "stdout"}
+    assert lab.raw("client-2") == script.files
+    assert lab.manifest.status == "complete"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"\xff\xfe\x00", b"[]\n", b'{"events.jsonl": 3}\n', b'{"stdout": [4, "x"]}\nab']
+)
+def test_whatever_a_pull_brings_hides_no_error(lab, script, answer):
+    """The error that came first is raised; an answer that makes no sense is a note about that host."""
+    broken(lab, script)
+    lab.tell("client-1", "pull", answer)
+    with pytest.raises(CampaignError, match=r"^client-2: run"):
+        lab.up()
+    (note,) = lab.view.notes
+    assert note.startswith("client-1: pull: ")
+    assert lab.manifest.status == "failed"
+
+
+def test_a_failure_while_stopping_is_a_note(lab, script, monkeypatch):
+    """A process that cannot be stopped neither hides the first error nor holds up the rest of the undoing."""
+    monkeypatch.setattr(watch, "AFTERMATH_S", 0.05)
+    broken(lab, script)
+    lab.stations["client-1"].lasting = True
+    lab.tell("client-1", "watch", script.said(events.Ready(after_s=1, app_import_s=1)))
+    lab.tell("client-1", "stop", failed("client-1", "stop", "not permitted"))
+    with pytest.raises(CampaignError, match=r"^client-2: run: RuntimeError"):
+        lab.up()
+    assert ["not permitted" in note for note in lab.view.notes] == [True]
+    assert lab.hosts_that("pull") == ALL
+    assert all(station.closed for station in lab.stations.values())
+
+
+def test_a_controller_without_room_for_the_logs_hides_no_error(lab, script):
+    """Files that cannot be written on this machine are a note too, for every host."""
+    broken(lab, script)
+    lab.view.run = lambda directory, _plan: (directory / "raw").write_text("in the way")
+    with pytest.raises(CampaignError, match=r"^client-2: run: RuntimeError"):
+        lab.up()
+    (note,) = lab.view.notes
+    assert [line.split(": ")[:2] for line in note.splitlines()] == [[host, "pull"] for host in lab.stations]

@@ -1,0 +1,376 @@
+"""Detached processes: they outlive who started them, are ended when asked, and are never mistaken for another one."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING
+
+import msgspec
+import psutil
+import pytest
+
+from flcommon import process
+from flcommon.process import Exit, Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MODULE = "detached_worker"
+WORKER = """
+import json, os, signal, subprocess, sys
+from pathlib import Path
+
+job_file = Path(sys.argv[1])
+here, job = job_file.parent, json.loads(job_file.read_bytes())
+if job.get("deaf"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+helper = subprocess.Popen(["cat", job["gate"]]) if job.get("helper") else None
+print("to stdout", flush=True)
+print("to stderr", file=sys.stderr, flush=True)
+with (here / "events.jsonl").open("w") as log:
+    log.write(json.dumps({"name": "ready", "helper": helper.pid if helper else None}) + "\\n")
+with open(job["gate"]) as gate:  # until the test opens the other end
+    gate.read()
+sys.exit(job["status"])
+"""
+CLI = [sys.executable, "-P", "-m", "flcommon.process"]
+
+
+@pytest.fixture(autouse=True)
+def _no_process_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test starts bears its mark; at the end nothing with the mark may live."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("PROCESS_TEST_MARK", mark)
+    yield
+    left = [one for one in psutil.process_iter() if _marked(one, mark)]
+    _, alive = psutil.wait_procs(left, timeout=5)
+    for one in alive:
+        one.kill()
+    for child in psutil.Process().children():
+        if child.status() == psutil.STATUS_ZOMBIE:  # a supervisor, for which nobody waits
+            os.waitpid(child.pid, 0)
+    assert not alive, f"left behind: {alive}"
+
+
+def _marked(one: psutil.Process, mark: str) -> bool:
+    if one.pid == os.getpid():
+        return False
+    try:
+        return one.status() != psutil.STATUS_ZOMBIE and one.environ().get("PROCESS_TEST_MARK") == mark
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a campaign's directory that does not exist yet; the worker's module can be imported."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / f"{MODULE}.py").write_text(WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    os.mkfifo(tmp_path / "gate")
+    return tmp_path / "campaigns" / "c1" / "host"
+
+
+def gate(place: Path) -> Path:
+    return place.parents[2] / "gate"
+
+
+def job(place: Path, status: int = 0, *, deaf: bool = False, helper: bool = False) -> bytes:
+    return json.dumps({"gate": str(gate(place)), "status": status, "deaf": deaf, "helper": helper}).encode()
+
+
+def start(place: Path, what: bytes) -> dict:
+    """Start the worker and wait until it says that it is ready; return what it said."""
+    process.start(place, MODULE, what)
+    return ready(place)
+
+
+def ready(place: Path) -> dict:
+    return json.loads(next(process.watch(place, ["ready"])))
+
+
+def release(place: Path) -> None:
+    """Let the worker go on to its end."""
+    gate(place).open("w").close()
+
+
+def wait_ended(place: Path) -> Exit:
+    """Return the last line of a watch, which comes when the process has ended."""
+    *_, last = process.watch(place, [])
+    return msgspec.json.decode(last, type=Exit)
+
+
+def wait_gone(descriptor: int) -> bool:
+    """Wait for the end of a process that is nobody's child, by its pidfd."""
+    try:
+        return bool(select.select([descriptor], [], [], 10)[0])
+    finally:
+        os.close(descriptor)
+
+
+# --- start ------------------------------------------------------------------------------------------------------------
+
+
+def test_start_returns_while_the_process_runs(place: Path) -> None:
+    """`start` does not wait for the end: the process is listed, and has no exit status yet."""
+    start(place, job(place))
+    assert process.running(place.parents[1]) == [place]
+    assert process.read_exit(place) is None
+    release(place)
+    assert wait_ended(place) == Exit(0)
+    assert process.running(place.parents[1]) == []
+
+
+def test_the_directory_holds_all_that_belongs_to_it(place: Path) -> None:
+    """Job, output, identity and exit status are files in the campaign's directory; the job is for its owner alone."""
+    start(place, job(place))
+    who = process.read_identity(place)
+    assert who is not None
+    assert os.getpgid(who.pid) == who.pid
+    release(place)
+    wait_ended(place)
+    assert (place / "job.json").read_bytes() == job(place)
+    assert (place / "job.json").stat().st_mode & 0o777 == 0o600
+    assert (place / "stdout").read_text() == "to stdout\n"
+    assert (place / "stderr").read_text() == "to stderr\n"
+    assert sorted(path.name for path in place.glob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_the_exit_status_is_written_down(place: Path, status: int) -> None:
+    """What the process returned is in exit.json."""
+    start(place, job(place, status))
+    release(place)
+    assert wait_ended(place) == Exit(status)
+    assert json.loads((place / "exit.json").read_bytes()) == {"status": status}
+
+
+def test_a_signal_is_a_negative_status(place: Path) -> None:
+    """A process that the kernel killed (out of memory, for one) says so: -9."""
+    start(place, job(place))
+    os.kill(process.read_identity(place).pid, signal.SIGKILL)
+    assert wait_ended(place) == Exit(-9)
+
+
+def test_a_module_that_is_not_there_ends_at_once(place: Path) -> None:
+    """The process has run and failed: status 1, and Python's reason in the stderr file."""
+    process.start(place, "no_such_module", b"{}")
+    assert wait_ended(place) == Exit(1)
+    assert "no_such_module" in (place / "stderr").read_text()
+
+
+def test_start_never_overwrites_an_earlier_one(place: Path) -> None:
+    """A campaign's directory is used once."""
+    start(place, job(place))
+    with pytest.raises(FileExistsError):
+        process.start(place, MODULE, b"other")
+    assert (place / "job.json").read_bytes() == job(place)
+    release(place)
+    assert wait_ended(place) == Exit(0)
+
+
+def test_a_start_that_fails_says_why(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the supervisor itself cannot run, its last words are the error."""
+    broken = tmp_path / "modules" / "subprocess.py"
+    broken.write_text("raise RuntimeError('a broken installation')\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    with pytest.raises(SystemExit, match="a broken installation"):
+        process.start(place, MODULE, job(place))
+
+
+def test_files_in_the_current_directory_are_not_our_modules(place: Path, tmp_path: Path) -> None:
+    """A `msgspec.py` in a user's home directory does no harm."""
+    (tmp_path / "msgspec.py").write_text("raise RuntimeError\n")
+    done = subprocess.run([*CLI, "start", place, "this"], input=b"", cwd=tmp_path, capture_output=True, check=True)
+    assert done.stderr == b""
+    assert wait_ended(place) == Exit(0)
+
+
+def test_it_outlives_the_session_that_started_it(place: Path) -> None:
+    """The starter's session is killed whole, as when an SSH connection breaks: the process lives and its end is noted.
+
+    Nothing of it holds the starter's output open either: an SSH channel would not close before that.
+    """
+    script = '"$@" < job && echo started && exec cat'
+    argv = ["sh", "-c", script, "sh", *CLI, "start", str(place), MODULE]
+    place.parent.mkdir(parents=True)
+    (place.parent / "job").write_bytes(job(place, 3))
+    with subprocess.Popen(
+        argv, cwd=place.parent, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as starter:
+        assert starter.stdout.readline() == b"started\n"
+        os.killpg(starter.pid, signal.SIGKILL)
+        assert starter.stdout.read() == b""
+        assert starter.wait(10) == -signal.SIGKILL
+    who = process.read_identity(place)
+    assert os.getsid(who.pid) not in (starter.pid, os.getsid(0))
+    ready(place)
+    assert process.running(place.parents[1]) == [place]
+    release(place)
+    assert wait_ended(place) == Exit(3)
+
+
+# --- stop -------------------------------------------------------------------------------------------------------------
+
+
+def test_stop_asks_first(place: Path) -> None:
+    """SIGTERM is enough for a process that honours it."""
+    start(place, job(place))
+    assert process.stop(place) is True
+    assert wait_ended(place) == Exit(-signal.SIGTERM)
+
+
+def test_stop_insists(place: Path) -> None:
+    """A process that ignores SIGTERM is killed when the grace is over."""
+    start(place, job(place, deaf=True))
+    assert process.stop(place, grace_s=0.1) is True
+    assert wait_ended(place) == Exit(-signal.SIGKILL)
+
+
+def test_stop_ends_the_whole_group(place: Path) -> None:
+    """What the process has started itself ends with it."""
+    helper = os.pidfd_open(start(place, job(place, helper=True))["helper"])
+    assert process.stop(place) is True
+    assert wait_gone(helper)
+    assert wait_ended(place) == Exit(-signal.SIGTERM)
+
+
+def test_stop_twice_is_once(place: Path) -> None:
+    """There is nothing to end where nothing runs, and where nothing was ever started."""
+    assert process.stop(place) is False
+    start(place, job(place))
+    release(place)
+    wait_ended(place)
+    assert process.stop(place) is False
+
+
+def test_a_reused_pid_is_never_signalled(place: Path) -> None:
+    """The pid is alive but started at another time: it is somebody else, is not listed and is not stopped."""
+    place.mkdir(parents=True)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True) as innocent:
+        truth = process.identify(innocent.pid)
+        forged = Identity(innocent.pid, f"{truth.started}0")
+        (place / "process.json").write_bytes(msgspec.json.encode(forged))
+        assert process.alive(truth)
+        assert process.running(place.parents[1]) == []
+        assert process.stop(place, grace_s=0.1) is False
+        assert innocent.poll() is None
+        innocent.communicate(timeout=10)
+    assert innocent.returncode == 0
+
+
+def test_the_start_time_is_found_whatever_a_program_is_called(tmp_path: Path) -> None:
+    """A name may hold what separates the fields of /proc/PID/stat; a zombie, and who is gone, has no start time."""
+    program = tmp_path / ") Z 1 (x"
+    program.write_text("#!/bin/sh\nread line\n")
+    program.chmod(0o755)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as elder, elder.stdin:
+        with subprocess.Popen([program], stdin=subprocess.PIPE) as child:
+            assert int(process.start_time(child.pid)) >= int(process.start_time(elder.pid))
+            assert process.alive(process.identify(child.pid))
+            child.stdin.close()
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            assert process.start_time(child.pid) is None
+        assert process.start_time(child.pid) is None
+        assert process.identify(child.pid) == Identity(child.pid, "gone")
+        assert not process.alive(process.identify(child.pid))
+
+
+# --- watch ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def child(place: Path) -> Iterator[subprocess.Popen]:
+    """Return a process that lives until its stdin is closed, entered as the one of the directory."""
+    place.mkdir(parents=True)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        (place / "process.json").write_bytes(msgspec.json.encode(process.identify(child.pid)))
+        yield child
+
+
+def write(place: Path, data: bytes) -> None:
+    with (place / "events.jsonl").open("ab") as file:
+        file.write(data)
+
+
+def test_watch_yields_the_named_events_and_the_exit_last(place: Path, child: subprocess.Popen) -> None:
+    """Other events, and lines that are none, are left out; the very lines are passed on."""
+    write(place, b'{"name":"ready","x": 1}\n{"name":"other"}\nnonsense\n{"name":"\xff"}\n{"name":"listening"}\n')
+    lines = process.watch(place, ["ready", "listening"])
+    assert next(lines) == b'{"name":"ready","x": 1}\n'
+    assert next(lines) == b'{"name":"listening"}\n'
+    write(place, b'{"name":"ready","x": 2}\n')
+    (place / "exit.json").write_bytes(b'{"status":4}')
+    child.communicate(timeout=10)
+    assert list(lines) == [b'{"name":"ready","x": 2}\n', b'{"status":4}\n']
+
+
+def test_a_line_written_in_two_halves_comes_once_and_whole(place: Path, child: subprocess.Popen) -> None:
+    """A watcher that looks in the middle of a write waits for the rest."""
+    write(place, b'{"name":"first"}\n{"name":"sec')
+    lines = process.watch(place, ["first", "second"])
+    assert next(lines) == b'{"name":"first"}\n'  # the half line has been read with it
+    write(place, b'ond"}\n')
+    assert next(lines) == b'{"name":"second"}\n'
+    (place / "exit.json").write_bytes(b'{"status":0}')
+    child.communicate(timeout=10)
+    assert list(lines) == [b'{"status":0}\n']
+
+
+def test_a_torn_last_line_is_not_passed_on(place: Path, child: subprocess.Popen) -> None:
+    """What a killed process has left half written is no event."""
+    write(place, b'{"name":"first"}\n{"name":"first"')
+    (place / "exit.json").write_bytes(b'{"status":-9}')
+    child.communicate(timeout=10)
+    assert list(process.watch(place, ["first"])) == [b'{"name":"first"}\n', b'{"status":-9}\n']
+
+
+def test_an_end_that_nobody_saw_is_said_to_be_unknown(place: Path) -> None:
+    """When the supervisor is killed with its process (a power failure), the status is None and not a guess."""
+    start(place, job(place))
+    pid = process.read_identity(place).pid
+    supervisor = psutil.Process(pid).parent()
+    supervisor.kill()
+    supervisor.wait(10)
+    os.kill(pid, signal.SIGKILL)
+    assert wait_ended(place) == Exit(None)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_list_and_stop_from_the_command_line(place: Path) -> None:
+    """`list` prints the directories whose process lives, and only those; `stop` ends it."""
+    start(place, job(place))
+    dead = place.with_name("dead")
+    dead.mkdir()
+    (dead / "process.json").write_bytes(msgspec.json.encode(Identity(os.getpid(), "0")))
+    listed = subprocess.run([*CLI, "list", place.parents[1]], capture_output=True, text=True, check=True)
+    assert listed.stdout == f"{place}\n"
+    subprocess.run([*CLI, "stop", place], check=True)
+    assert wait_ended(place) == Exit(-signal.SIGTERM)
+    listed = subprocess.run([*CLI, "list", place.parents[1]], capture_output=True, text=True, check=True)
+    assert listed.stdout == ""
+
+
+def test_watch_from_the_command_line(place: Path) -> None:
+    """`watch` prints each line at once, and ends by itself after the exit line."""
+    start(place, job(place, 3))
+    with subprocess.Popen([*CLI, "watch", place, "ready"], stdout=subprocess.PIPE) as watcher:
+        assert json.loads(watcher.stdout.readline())["name"] == "ready"
+        release(place)
+        assert watcher.stdout.read() == b'{"status":3}\n'
+        assert watcher.wait(10) == 0
+
+
+def test_an_unknown_verb_is_refused(tmp_path: Path) -> None:
+    """A slip of the pen says what was not understood."""
+    with pytest.raises(SystemExit, match="unknown verb begin"):
+        process.main(["begin", str(tmp_path)])
