@@ -18,6 +18,7 @@ import importlib.metadata
 import os
 import platform
 import statistics
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import ours
 import start_server
-from processes import REPOSITORY, Fleet, sigterm_raises
+from processes import REPOSITORY, Fleet, exit_status
 from rich.console import Console
 from rich.table import Table
 
@@ -57,16 +58,17 @@ Turns = list[list[float]]
 """Round times in seconds, one list for each turn."""
 
 
-def main() -> None:
-    """Measure and print."""
+def main() -> int:
+    """Measure and print; return the exit status."""
     asked = _arguments().parse_args()
     work = Work(asked.clients, asked.bytes, asked.rounds, asked.repeats)
     console.print(machine())
-    with sigterm_raises(), console.status("measuring"):
+    with console.status("measuring"):
         turns = measure(engines(work, asked.also), work.repeats)
         boundaries = measure_boundaries(work, asked.app)
     console.print(rounds_table(work, turns))
     console.print(boundary_table(work, boundaries))
+    return 0
 
 
 def machine() -> str:
@@ -177,4 +179,4 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import ours
 from engine import console, machine, table_of
-from processes import sigterm_raises
+from processes import exit_status
 
 from flcommon.eventlog import EventLog
 from flcommon.events import (
@@ -60,7 +60,7 @@ def main() -> int:
     """Measure and print; return the exit status."""
     asked = _arguments().parse_args()
     console.print(machine())
-    with sigterm_raises(), tempfile.TemporaryDirectory(prefix="bench-") as place:
+    with tempfile.TemporaryDirectory(prefix="bench-") as place:
         log = EventLog(Path(place) / "events.jsonl")
         one = time_writes(log, [SERVER_MESSAGE[0]], asked.writes)
         whole = time_writes(log, round_events(asked.clients), max(1, asked.writes // 10))
@@ -112,4 +112,4 @@ def _arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

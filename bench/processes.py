@@ -10,12 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType, TracebackType
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -100,14 +99,16 @@ def _complaint(directory: Path) -> str:
     return f"{directory.name} says: " + ("\n".join(lines[-10:]) or "nothing")
 
 
-@contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Make SIGTERM unwind the benchmark as Ctrl-C does, so that its processes end with it."""
-    before = signal.signal(signal.SIGTERM, _leave)
+def exit_status(main: Callable[[], int]) -> int:
+    """Run a benchmark's `main`; SIGTERM unwinds it as Ctrl-C does, so that its processes end with it."""
+    signal.signal(signal.SIGTERM, _leave)
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        return main()
+    except KeyboardInterrupt:
+        return 130
+    except BenchmarkFailed as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:

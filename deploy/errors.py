@@ -58,7 +58,8 @@ class CommandFailed(HostError):
     def __init__(self, host: str, step: str, argv: Sequence[str], *, status: int, output: str) -> None:
         self.argv, self.status, self.output = tuple(argv), status, output
         tail = "\n".join(f"    {line}" for line in output.strip().splitlines()[-TAIL_LINES:])
-        super().__init__(host, step, f"exit status {status} from: {shlex.join(argv)}" + (f"\n{tail}" if tail else ""))
+        shown = " ".join("(script)" if "\n" in word else shlex.quote(word) for word in argv)
+        super().__init__(host, step, f"exit status {status} from: {shown}" + (f"\n{tail}" if tail else ""))
 
 
 class LabError(DeployError):

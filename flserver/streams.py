@@ -67,11 +67,8 @@ class Streams(grpc.GenericRpcHandler):
         self._prepared: set[tuple[str, int]] = set()
         self._failure: ServerError | None = None
         self._ending = False
-        self._server = grpc.server(
-            ThreadPoolExecutor(max_workers=len(clients) + 2, thread_name_prefix="stream"),
-            handlers=[self],
-            options=SERVER_OPTIONS,
-        )
+        self._threads = ThreadPoolExecutor(max_workers=len(clients) + 2, thread_name_prefix="stream")
+        self._server = grpc.server(self._threads, handlers=[self], options=SERVER_OPTIONS)
 
     def listen(self, address: str) -> str:
         """Accept clients on `address:port` and return it with the port that was taken; raises ServerError."""
@@ -123,6 +120,7 @@ class Streams(grpc.GenericRpcHandler):
         with self._changed:
             self._changed.wait_for(lambda: not self._streams, grace_s)
         self._server.stop(0).wait()
+        self._threads.shutdown(wait=False)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         """Tell gRPC which method this is (grpc.GenericRpcHandler)."""

@@ -50,7 +50,7 @@ def main() -> None:
         unpack(data, draft)
         settle(draft, place)
     except OSError as error:
-        sys.exit(f"{error.filename or place}: {error.strerror}")
+        sys.exit(f"{error.filename or place}: {error.strerror or error}")
     except (tarfile.TarError, EOFError, zlib.error) as error:
         sys.exit(str(error))
     finally:

@@ -10,7 +10,7 @@ import pytest
 from deploy import watch
 from deploy.bundle import make_bundle
 from deploy.campaign import client_address, listen_address
-from deploy.errors import CampaignError, CommandFailed, HostError, LabError
+from deploy.errors import CampaignError, CommandFailed, DeployError, HostError, LabError
 from flcommon import events
 from flcommon.job import ClientJob, ServerJob
 
@@ -114,17 +114,14 @@ def test_processes_that_have_ended_are_not_stopped(lab):
 
 
 def test_an_interrupt_stops_what_still_runs(lab, script):
-    """Ctrl-C in a round: client-1 has ended, the other two are stopped; what was measured is pulled from all."""
-    for host in ("server", "client-2"):
+    """Ctrl-C in a round: every process is stopped, and what was measured until then is pulled from all hosts."""
+    for host in ALL:
         lab.stations[host].lasting = True
-    lab.tell("server", "watch", script.said(*script.opening))
-    lab.tell("client-1", "watch", script.said(events.ClientLeft(client="x", reason="", expected=True)))
-    lab.tell("client-2", "watch", script.said(events.Ready(after_s=1, app_import_s=1)))
+        lab.tell(host, "watch", script.said(*(script.opening if host == "server" else ())))
     lab.view.interrupt_at = events.RoundStarted
     with pytest.raises(KeyboardInterrupt):
         lab.up()
-    assert {"server", "client-2"} <= lab.hosts_that("stop")
-    assert lab.hosts_that("pull") == ALL
+    assert lab.hosts_that("stop") == lab.hosts_that("pull") == ALL
     assert (lab.manifest.status, lab.manifest.error) == ("interrupted", "KeyboardInterrupt")
 
 
@@ -243,7 +240,7 @@ def test_logs_that_arrive_damaged_are_noted_and_not_kept(lab, script):
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b"\xff\xfe\x00", b"[]\n", b'{"events.jsonl": 3}\n', b'{"stdout": [4, "x"]}\nab']
+    "answer", [b"", b'{"\xff": 1}\n', b"[]\n", b'{"events.jsonl": 3}\n', b'{"stdout": [4, "x"]}\nab']
 )
 def test_whatever_a_pull_brings_hides_no_error(lab, script, answer):
     """The error that came first is raised; an answer that makes no sense is a note about that host."""
@@ -268,6 +265,29 @@ def test_a_failure_while_stopping_is_a_note(lab, script, monkeypatch):
     assert ["not permitted" in note for note in lab.view.notes] == [True]
     assert lab.hosts_that("pull") == ALL
     assert all(station.closed for station in lab.stations.values())
+
+
+def test_a_manifest_that_cannot_be_written_hides_no_error(lab, script):
+    """The disk of this machine fills up during the campaign: that is a note beside the error that came first."""
+    broken(lab, script)
+    blocked = lab.tmp_path / "runs"
+    lab.view.event = lambda _host, _event: (
+        next(blocked.glob("*/*")).joinpath(".manifest.json.part").mkdir(exist_ok=True)
+    )
+    with pytest.raises(CampaignError, match=r"^client-2: run: RuntimeError"):
+        lab.up()
+    assert [note.endswith("manifest.json: cannot be written: Is a directory") for note in lab.view.notes] == [True]
+    assert lab.manifest.status == "running"
+
+
+def test_a_manifest_that_cannot_be_written_is_an_error(lab):
+    """A campaign that went well and cannot say so has not gone well."""
+    blocked = lab.tmp_path / "runs"
+    lab.view.event = lambda _host, _event: (
+        next(blocked.glob("*/*")).joinpath(".manifest.json.part").mkdir(exist_ok=True)
+    )
+    with pytest.raises(DeployError, match=r"manifest.json: cannot be written: Is a directory"):
+        lab.up()
 
 
 def test_a_controller_without_room_for_the_logs_hides_no_error(lab, script):

@@ -73,7 +73,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a campaign's directory that does not exist yet; the worker's module can be imported."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / f"{MODULE}.py").write_text(WORKER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"), prepend=os.pathsep)
     os.mkfifo(tmp_path / "gate")
     return tmp_path / "campaigns" / "c1" / "host"
 

@@ -1,0 +1,188 @@
+"""A process on a host, as the controller drives it; and files pulled from a host that may send anything."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.bundle import code_directory, make_bundle, push
+from deploy.errors import CommandFailed, HostError
+from deploy.facts import look
+from deploy.inventory import Host, Inventory, Python, Ssh
+from deploy.remote.fake import FakeRemote
+from deploy.takedown import take_down
+from deploy.worker import PULLED, Worker, running, stop
+from flcommon.job import AppRef, ClientJob
+from flcommon.process import alive, read_identity
+
+JOB = ClientJob(
+    campaign="c",
+    host="here",
+    app=AppRef(client="a:app", server="a:app"),
+    server_address="x:1",
+    delay_seed=1,
+    node_config={},
+    trials=(),
+)
+MODULE = """
+import json, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1]).parent
+job = json.loads((folder / "job.json").read_text())
+lines = [{"name": "ready", "host": job["host"]}, {"name": "noise"}, {"name": "failed"}]
+(folder / "events.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
+print("hello")
+LAST
+"""
+
+
+def table(files, **lies):
+    entries = {name: [len(content), hashlib.sha256(content).hexdigest()] for name, content in files.items()}
+    return json.dumps({**entries, **lies}).encode() + b"\n"
+
+
+def pulling(facts, answer):
+    return Worker(FakeRemote("pi-a", {(): answer}), facts(), "flclient", "/code", "c")
+
+
+FILES = {"events.jsonl": b"{}\n", "stdout": b"", "stderr": b"oh\n"}
+
+
+def test_files_are_kept_byte_for_byte(facts, tmp_path):
+    """All that were announced, and what they are long; no draft stays."""
+    worker = pulling(facts, table(FILES) + b"".join(FILES.values()))
+    assert worker.pull(tmp_path / "raw") == {"events.jsonl": 3, "stdout": 0, "stderr": 3}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == FILES
+    (call,) = worker.remote.calls
+    assert call.argv[3:] == ("/home/pi/.fieldlab/campaigns/c/pi-a", *PULLED)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "evil", "..", "", "events.jsonl/../evil"])
+def test_a_host_cannot_choose_where_its_files_go(facts, tmp_path, name):
+    """Names that were not asked for are written nowhere, wherever they stand in the stream."""
+    evil = {name: b"evil"}
+    for files in (FILES | evil, evil | FILES):
+        answer = table(files) + b"".join(files.values())
+        try:
+            told = pulling(facts, answer).pull(tmp_path / "run" / "raw" / "pi-a")
+        except HostError:
+            told = {}
+        assert set(told) <= set(FILES)
+        found = {path for path in tmp_path.rglob("*") if path.is_file()}
+        assert found <= {tmp_path / "run" / "raw" / "pi-a" / known for known in FILES}
+        assert all(path.read_bytes() != b"evil" for path in found)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"", "a table of contents that cannot be read: b''"),
+        (b"Welcome to pi-a!\n", "a table of contents that cannot be read: b'Welcome"),
+        (b"\xff\xfe{}\n", "a table of contents that cannot be read"),
+        (b'{"stdout\xff": [1, "x"]}\n', "a table of contents that cannot be read"),
+        (b"[" * 100_000, "a table of contents that cannot be read"),
+        (b'{"stdout": "x"}\n', "a table of contents that cannot be read"),
+        (table({"stdout": b"1234"}) + b"12", "stdout arrived damaged: 2 of 4 bytes"),
+        (table({"stdout": b"1234"}) + b"1235", "stdout arrived damaged: 4 of 4 bytes"),
+        (table({"stdout": b""}, stdout=[-1, "x"]), "stdout arrived damaged"),
+    ],
+)
+def test_what_arrives_damaged_is_not_kept(facts, tmp_path, answer, message):
+    """Neither the file nor a draft of it stays, and the error names host and step."""
+    with pytest.raises(HostError) as caught:
+        pulling(facts, answer).pull(tmp_path)
+    assert str(caught.value).startswith(f"pi-a: pull: {message}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(answer=st.binary(max_size=200))
+def test_no_answer_makes_anything_but_a_host_error(facts, tmp_path_factory, answer):
+    """Whatever a host sends: it is an error with its name, or an empty table."""
+    folder = tmp_path_factory.mktemp("raw")
+    with contextlib.suppress(HostError):
+        assert pulling(facts, answer).pull(folder) == {}
+    assert list(folder.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_that_host(facts, tmp_path):
+    """It must not hide what went wrong before: it is a DeployError like others."""
+    (tmp_path / "raw").write_text("in the way")
+    with pytest.raises(HostError, match=r"^pi-a: pull: .*raw/pi-a cannot be written: Not a directory"):
+        pulling(facts, b"{}\n").pull(tmp_path / "raw" / "pi-a")
+
+
+# --- real processes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host():
+    python = Python(path=sys.executable)
+    return Host(name="here", role="server", host="x", ssh=Ssh(), python=python, workdir="~/.fieldlab")
+
+
+@pytest.fixture
+def pushed(here, host, own_facts):
+    """Return the facts of this machine with the code on it."""
+    push(here, own_facts, make_bundle())
+    return look(host, here)
+
+
+def worker(here, pushed, last):
+    """Return a worker whose module writes three events and ends with the statement `last`."""
+    code = code_directory(pushed, make_bundle())
+    Path(code, "sample_worker.py").write_text(MODULE.replace("LAST", last))
+    return Worker(here, pushed, "sample_worker", code, "c")
+
+
+def test_a_process_from_start_to_pull(here, pushed, tmp_path):
+    """It gets its job, its events come back by name, then how it ended; its files are what it wrote."""
+    one, lines = worker(here, pushed, "sys.exit(3)"), []
+    one.start(JOB)
+    one.watch(["ready", "failed"], lines.append)
+    assert [json.loads(line) for line in lines] == [
+        {"name": "ready", "host": "here"},
+        {"name": "failed"},
+        {"status": 3},
+    ]
+    assert set(one.pull(tmp_path / "raw")) == set(PULLED)
+    assert msgspec.json.decode((tmp_path / "raw" / "job.json").read_bytes(), type=ClientJob) == JOB
+    assert (tmp_path / "raw" / "stdout").read_text() == "hello\n"
+    assert running(here, pushed) == []
+    one.stop()
+
+
+def test_a_campaign_directory_is_used_once(here, pushed):
+    """A second start in the same directory would mix two logs."""
+    one = worker(here, pushed, "")
+    one.start(JOB)
+    with pytest.raises(CommandFailed, match=r"(?s)^here: start: .*File exists"):
+        one.start(JOB)
+    one.watch([], lambda _line: None)
+
+
+def test_what_runs_is_found_and_stopped(here, host, pushed):
+    """`deploy down` knows nothing but the host: it finds the process, ends it, and says so; twice is fine."""
+    one = worker(here, pushed, "time.sleep(60)")
+    one.start(JOB)
+    assert running(here, pushed) == [one.directory]
+    lab = Inventory(file=Path("lab.yaml"), lab="lab", playbook=None, server=host, server_address="x:1", clients=())
+    assert take_down(lab, lambda _host: here) == [f"here: stopped {one.directory}"]
+    who = read_identity(Path(one.directory))
+    assert who is not None
+    assert not alive(who)
+    assert take_down(lab, lambda _host: here) == ["here: nothing was running"]
+    stop(here, pushed, one.directory)
+
+
+def test_a_host_without_code_runs_nothing(facts):
+    """It is not even asked: there is nothing there to ask with."""
+    remote = FakeRemote("a")
+    assert running(remote, facts()) == []
+    assert remote.calls == []
