@@ -31,6 +31,8 @@ from processes import REPOSITORY, Fleet, exit_status
 from rich.console import Console
 from rich.table import Table
 
+from flcommon.process import ALLOCATOR
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -84,6 +86,7 @@ def engines(work: Work, also: Path | None) -> dict[str, Callable[[], list[float]
         "ours": partial(run_ours, work, REPOSITORY),
         YARDSTICK: partial(run_start_server, work, "numpy"),
         "start_server, bytes unread": partial(run_start_server, work, "unread"),
+        "start_server, unread, our allocator": partial(run_start_server, work, "unread", ALLOCATOR),
     }
     if also is not None:
         found[f"ours, {also}"] = partial(run_ours, work, also.resolve())
@@ -95,10 +98,10 @@ def run_ours(work: Work, code: Path) -> list[float]:
     return ours.round_times_s(ours.run(ours.payload(work.clients, work.size_bytes, work.rounds), code))
 
 
-def run_start_server(work: Work, kind: str) -> list[float]:
+def run_start_server(work: Work, kind: str, allocator: Mapping[str, str] | None = None) -> list[float]:
     """Run Flower's once."""
     rounds = ours.WARMUP_ROUNDS + work.rounds
-    with tempfile.TemporaryDirectory(prefix="bench-") as place, Fleet() as fleet:
+    with tempfile.TemporaryDirectory(prefix="bench-") as place, Fleet(allocator=allocator) as fleet:
         times = start_server.run(fleet, Path(place), (work.clients, work.size_bytes, rounds), kind)
     return times[ours.WARMUP_ROUNDS :]
 

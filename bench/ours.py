@@ -15,6 +15,7 @@ from processes import REPOSITORY, Fleet
 from flcommon.eventlog import read_log
 from flcommon.events import AnyEvent, Listening, MessageSent, RoundEnded, Stamp, TrialEnded
 from flcommon.job import WARMUP, AppRef, ClientJob, ClientTrial, ConfigValue, Job, ServerJob, ServerTrial
+from flcommon.process import ALLOCATOR
 
 WARMUP_ROUNDS = 20
 CAMPAIGN = "bench"
@@ -84,7 +85,7 @@ def payload(clients: int, size_bytes: int, rounds: int, trials: int = 1) -> Expe
 
 def run(experiment: Experiment, code: Path = REPOSITORY) -> list[tuple[Stamp, AnyEvent]]:
     """Run a campaign with the engine of a checkout and return the server's events; raises BenchmarkFailed."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as place, Fleet(code) as fleet:
+    with tempfile.TemporaryDirectory(prefix="bench-") as place, Fleet(code, ALLOCATOR) as fleet:
         home = Path(place)
         _start(fleet, home / "server", "flserver", experiment.server_job())
         log = home / "server" / "events.jsonl"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType, TracebackType
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -29,13 +29,16 @@ class BenchmarkFailed(Exception):
 
 
 class Fleet:
-    """The processes of one run. Use it as a context manager; `code` is the checkout that they run."""
+    """The processes of one run. Use it as a context manager.
 
-    def __init__(self, code: Path = REPOSITORY) -> None:
+    `code` is the checkout that they run; `allocator` what the environment tells glibc's malloc.
+    """
+
+    def __init__(self, code: Path = REPOSITORY, allocator: Mapping[str, str] | None = None) -> None:
         self._running: list[tuple[Path, subprocess.Popen[bytes]]] = []
         # One OpenMP thread each, as on the virtual lab: the processes share this machine's cores.
         ours = {"PYTHONPATH": str(code), "OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
-        self._environment = {**os.environ, **ours}
+        self._environment = {**(allocator or {}), **os.environ, **ours}
 
     def __enter__(self) -> Self:
         return self

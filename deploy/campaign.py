@@ -283,9 +283,10 @@ def describe(campaign: Campaign) -> Manifest:
 def _ended(manifest: Manifest, error: BaseException | None, phases: Phases) -> Manifest:
     if error is None:
         return msgspec.structs.replace(manifest, status="complete", phases_s=phases.seconds)
-    status = "failed" if isinstance(error, Exception) else "interrupted"
+    if isinstance(error, KeyboardInterrupt):
+        return msgspec.structs.replace(manifest, status="interrupted", phases_s=phases.seconds)
     said = str(error) if isinstance(error, DeployError) else type(error).__name__
-    return msgspec.structs.replace(manifest, status=status, error=said, phases_s=phases.seconds)
+    return msgspec.structs.replace(manifest, status="failed", error=said, phases_s=phases.seconds)
 
 
 def _conclude(run: RunDirectory, manifest: Manifest, error: BaseException | None, view: View) -> None:

@@ -13,14 +13,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+    from types import FrameType
 
     from deploy.inventory import Inventory, VirtualLab
     from deploy.playbook import Playbook
+    from deploy.progress import Progress
 
 EXIT_CODES = """
 Exit status: 0 all went well · 1 an error on this machine · 2 a file or argument says something that cannot be ·
@@ -114,7 +116,7 @@ def down(inventory: InventoryFile = None) -> None:
         from deploy.remote.ssh import connect  # noqa: PLC0415
         from deploy.takedown import take_down  # noqa: PLC0415
 
-        lab, _ = _inputs(inventory, None)
+        lab = _lab(inventory)
         if not isinstance(lab, Inventory):
             Console().print("A virtual lab's hosts are gone with the command that started them: nothing to do.")
             return
@@ -144,7 +146,7 @@ def _up(lab: Inventory | VirtualLab, playbook: Playbook, runs: Path) -> None:
     started = time.monotonic()
     progress = Progress(Console(), f"{lab.lab} · {playbook.playbook}")
     try:
-        with progress:
+        with progress, _patient(progress):
             up(Request(_enter(lab), playbook, runs, connect), progress)
     except (DeployError, KeyboardInterrupt):
         if progress.directory is not None:
@@ -166,11 +168,19 @@ def _report(run: Path, started: float | None) -> None:
 def _inputs(inventory: Path | None, playbook: Path | None) -> tuple[Inventory | VirtualLab, Playbook]:
     """Read both files before anything is started."""
     from deploy import defaults  # noqa: PLC0415 - keeps --help fast
-    from deploy.inventory import load_inventory  # noqa: PLC0415
     from deploy.playbook import load_playbook  # noqa: PLC0415
 
-    lab = load_inventory(inventory or defaults.inventory_path())
+    lab = _lab(inventory)
+    if playbook is None and lab.playbook is not None and not lab.playbook.exists():
+        raise InputError(lab.file, f"no such file: {lab.playbook}", key="playbook")
     return lab, load_playbook(playbook or lab.playbook or defaults.playbook_path())
+
+
+def _lab(inventory: Path | None) -> Inventory | VirtualLab:
+    from deploy import defaults  # noqa: PLC0415 - keeps --help fast
+    from deploy.inventory import load_inventory  # noqa: PLC0415
+
+    return load_inventory(inventory or defaults.inventory_path())
 
 
 def _enter(lab: Inventory | VirtualLab) -> AbstractContextManager[Inventory]:
@@ -181,6 +191,32 @@ def _enter(lab: Inventory | VirtualLab) -> AbstractContextManager[Inventory]:
     return contextlib.nullcontext(lab) if isinstance(lab, Inventory) else virtual_lab(lab)
 
 
+class GaveUp(KeyboardInterrupt):
+    """A second interrupt while what was started is being stopped."""
+
+
+@contextlib.contextmanager
+def _patient(progress: Progress) -> Iterator[None]:
+    """Let Ctrl-C (or SIGTERM) end a campaign in good order: in that time one more warns, a second gives up."""
+    warned = False
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal warned
+        if not progress.undoing:
+            raise KeyboardInterrupt
+        if warned:
+            raise GaveUp
+        warned = True
+        progress.note("stopping what was started and pulling its logs; interrupt once more to leave it as it is")
+
+    before = [(number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
     """Turn the toolkit's errors into a message and an exit status."""
@@ -189,6 +225,9 @@ def _errors() -> Iterator[None]:
     except DeployError as error:
         Console(stderr=True).print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(error.exit_code)
+    except GaveUp:
+        Console(stderr=True).print("given up: processes may still run on the hosts; end them with: deploy down")
+        sys.exit(130)
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: everything that was started is stopped")
         sys.exit(130)

@@ -46,8 +46,8 @@ class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a run that is not in its logs.
 
-    `trials` stand in the order of execution. `status` says how the campaign ended; `error` why, if it did not end
-    well. `phases_s` is the controller's own account: seconds for connect, look, push, start, run, stop, pull.
+    `trials` stand in the order of execution. `status` says how the campaign ended; `error` why, if it failed.
+    `phases_s` is the controller's own account: seconds for hosts, connect, look, push, start, run, stop, pull.
     """
 
     schema: int

@@ -58,6 +58,7 @@ class Progress:
         self._done = 0
         self._metric = ""
         self.directory: Path | None = None
+        self.undoing = False
         self._live = Live(
             console=console, get_renderable=self._picture, refresh_per_second=8, transient=True, auto_refresh=True
         )
@@ -81,7 +82,8 @@ class Progress:
         """Show a phase of the life cycle."""
         self._phase = PHASES.get(name, name)
         self._say(self._phase)
-        if name in ("stop", "pull"):
+        self.undoing = name in ("stop", "pull")
+        if self.undoing:
             self._trial = None
 
     def hosts(self, names: Sequence[str]) -> None:
@@ -100,7 +102,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a remark above the picture."""
-        self._console.print(Text(f"note: {text}", style="yellow"))
+        self._console.print(Text(f"note: {text}", style="yellow"), soft_wrap=True)
 
     def event(self, host: str, event: events.AnyEvent) -> None:
         """Show what a process says."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.errors import CampaignError, DeployError
+from deploy.errors import CampaignError, DeployError, HostError
 from flcommon import events
 from flcommon.eventlog import parse_line
 from flcommon.process import Exit
@@ -123,13 +123,19 @@ class CampaignWatch:
         try:
             _, event = parse_line((told or "").encode())
         except msgspec.MsgspecError:
-            one.exit = msgspec.json.decode(told or "{}", type=Exit)
+            self._note_exit(host, told or "")
             return host, None
         if isinstance(event, events.Failed):
             one.failed = event
         self._last = _where(event) or self._last
         self.on_event(host, event)
         return host, event
+
+    def _note_exit(self, host: str, told: str) -> None:
+        try:
+            self.hosts[host].exit = msgspec.json.decode(told, type=Exit)
+        except msgspec.MsgspecError:
+            self.hosts[host].lost = HostError(host, "watch", f"a line that cannot be understood: {told[:80]!r}")
 
     def _check(self) -> None:
         """Raise the cause if anything has failed, after hearing the others out: the first to speak is not it always."""

@@ -74,10 +74,12 @@ class Worker:
                 self.remote.get(argv, stream, step="pull")
                 stream.seek(0)
                 table = self._table(stream.readline())
-                for name in (name for name in PULLED if name in table):
-                    self._unpack(stream, into / name, *table[name])
+                names = [name for name in PULLED if name in table]
+                damaged = [name for name in names if not _unpack(stream, into / name, *table[name])]
         except OSError as error:
             raise HostError(self.host, "pull", f"{into} cannot be written: {error.strerror}") from error
+        if damaged:
+            raise HostError(self.host, "pull", f"{', '.join(damaged)} arrived damaged, and is not kept")
         return {name: size for name, (size, _) in table.items() if name in PULLED}
 
     def _argv(self, *words: str) -> list[str]:
@@ -88,20 +90,6 @@ class Worker:
             return decoded(msgspec.json.Decoder(dict[str, tuple[int, str]]).decode, line)
         except msgspec.MsgspecError as error:
             raise HostError(self.host, "pull", f"a table of contents that cannot be read: {line[:80]!r}") from error
-
-    def _unpack(self, stream: IO[bytes], path: Path, size: int, sha256: str) -> None:
-        """Move `size` bytes into the file, and keep it only if they are what the host said."""
-        draft = path.with_name(f".{path.name}.part")
-        hashed, left = hashlib.sha256(), size
-        with draft.open("wb") as file:
-            while left > 0 and (piece := stream.read(min(left, _PIECE_BYTES))):
-                file.write(piece)
-                hashed.update(piece)
-                left -= len(piece)
-        if left or hashed.hexdigest() != sha256:
-            draft.unlink()
-            raise HostError(self.host, "pull", f"{path.name} arrived damaged: {size - left} of {size} bytes")
-        draft.replace(path)
 
 
 def running(remote: Remote, facts: Facts) -> list[str]:
@@ -123,3 +111,19 @@ def _any_code(facts: Facts) -> str:
 
 def _argv(facts: Facts, code: str, *words: str) -> list[str]:
     return ["env", f"PYTHONPATH={code}", facts.python, "-P", "-m", "flcommon.process", *words]
+
+
+def _unpack(stream: IO[bytes], path: Path, size: int, sha256: str) -> bool:
+    """Move `size` bytes into the file, and keep it only if they are what the host said; False if they are not."""
+    draft = path.with_name(f".{path.name}.part")
+    hashed, left = hashlib.sha256(), size
+    with draft.open("wb") as file:
+        while left > 0 and (piece := stream.read(min(left, _PIECE_BYTES))):
+            file.write(piece)
+            hashed.update(piece)
+            left -= len(piece)
+    if left or hashed.hexdigest() != sha256:
+        draft.unlink()
+        return False
+    draft.replace(path)
+    return True

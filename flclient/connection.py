@@ -9,6 +9,7 @@ import grpc
 
 from flcommon import wire
 from flcommon.errors import FieldlabError
+from flcommon.eventlog import Moment, now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,11 +62,12 @@ class Connection:
         self._outgoing.put(None)
         self._channel.close()
 
-    def send(self, frame: wire.Frame, *payload: bytes) -> int:
-        """Offer a frame to gRPC and return its size in bytes."""
+    def send(self, frame: wire.Frame, *payload: bytes) -> Moment:
+        """Offer a frame to gRPC and return when: the moment before, for afterwards it may have arrived already."""
         data = wire.pack(frame, *payload)
+        at = now()
         self._outgoing.put(data)
-        return len(data)
+        return at
 
     def receive(self) -> Iterator[bytes]:
         """Yield the server's frames as they arrive; raises ConnectionFailed when the stream breaks."""

@@ -110,8 +110,8 @@ class Session:
         self._rounds = max(self._rounds, frame.round)
         reply = self._call(place, trial, message, context)
         encoded = flower.encode(reply)
-        self._connection.send(wire.Reply(frame.message), encoded)
-        self._log.write(ReplySent(**place, size_bytes=len(encoded)))
+        sent = self._connection.send(wire.Reply(frame.message), encoded)
+        self._log.write(ReplySent(**place, size_bytes=len(encoded)), sent)
 
     def _call(self, place: Place, trial: ClientTrial, message: Message, context: Context) -> Message:
         who = Draw(self._job.delay_seed, self._job.host, trial.schedule, place["round"])

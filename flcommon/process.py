@@ -36,6 +36,8 @@ STOP_GRACE_S = 5.0
 STARTED = b"started\n"
 PYTHON = (sys.executable, "-P")
 """This interpreter, without the current directory on its path: files in a home directory are not our modules."""
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
+"""Keeps glibc from giving memory back after each message and faulting it in again (docs/decisions/0007)."""
 _LOOK_S = 0.05
 """How often a watcher looks at the log's size: a stat(2) that costs microseconds."""
 
@@ -120,6 +122,7 @@ def supervise(directory: Path, module: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
+            env={**ALLOCATOR, **os.environ},
             process_group=0,
         )
         _write(directory / PROCESS_FILE, identify(process.pid))

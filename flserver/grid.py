@@ -134,8 +134,7 @@ class GrpcGrid(Grid):
         self._sent[message_id] = place
         self._exchange.expect(message_id)
         frame = wire.Instruction(message_id, place["trial"], place["round"])
-        size = self.streams.send(message.metadata.dst_node_id, frame, flower.encode_head(message), content)
-        at = now()
+        size, at = self.streams.send(message.metadata.dst_node_id, frame, flower.encode_head(message), content)
         self._log.write(MessageSent(**place, size_bytes=size, encode_s=started.until_s(at)), at)
         return message_id
 

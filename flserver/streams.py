@@ -96,14 +96,18 @@ class Streams(grpc.GenericRpcHandler):
         if missing:
             raise ServerError("prepare trial", f"{', '.join(missing)} not prepared within {timeout_s:g} s")
 
-    def send(self, node_id: int, frame: wire.Frame, *payload: bytes) -> int:
-        """Offer a frame to a client's stream and return its size in bytes; raises ServerError if it is not there."""
+    def send(self, node_id: int, frame: wire.Frame, *payload: bytes) -> tuple[int, Moment]:
+        """Offer a frame to a client's stream; returns its size in bytes, and when; raises ServerError if there is none.
+
+        The moment is taken before the frame is handed over: afterwards the reply may be here first, on a busy host.
+        """
         stream = self._streams.get(node_id)
         if stream is None:
             raise ServerError("send", f"no client with node id {node_id} is connected")
         data = wire.pack(frame, *payload)
+        at = now()
         stream.outgoing.put(data)
-        return len(data)
+        return len(data), at
 
     def broadcast(self, frame: wire.Frame) -> None:
         """Offer a frame without payload to every connected client."""

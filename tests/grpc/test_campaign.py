@@ -205,14 +205,9 @@ def test_the_story_of_every_message_is_complete_and_in_order(story: Story) -> No
     rounds = [(-1, 1), *((trial, number) for trial in (0, 1) for number in range(1, ROUNDS + 1))]
     assert set(life) == {(*place, client) for place in rounds for client in CLIENTS}
     for (trial, _, _), events in life.items():
-        moments = {name: at for at, name, _ in events}
         assert len({message for _, _, message in events}) == 1
         on_client = ["message-received", "compute-started", "compute-ended", *["delayed"] * (trial >= 0), "reply-sent"]
-        assert [name for _, name, _ in events] == ["message-sent", "reply-received", *on_client]
-        assert [moments[name] for name in on_client] == sorted(moments[name] for name in on_client)
-        # Both sides' "sent" is the moment after the hand-over, so it may come a hair after the other's "received".
-        assert moments["message-sent"] < moments["compute-ended"] < moments["reply-received"]
-        assert moments["message-received"] < moments["reply-received"]
+        assert [name for _, name, _ in sorted(events)] == ["message-sent", *on_client, "reply-received"]
 
 
 def test_message_ids_are_unique_in_a_campaign(story: Story) -> None:

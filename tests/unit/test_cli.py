@@ -111,7 +111,7 @@ def test_a_missing_playbook_is_named(files, tmp_path, verb):
     lab, _ = files()
     refused(deploy(verb, lab, "-p", tmp_path / "no.yaml"), f"{tmp_path / 'no.yaml'}: no such file")
     lab, _ = files(lab=("lab: bench", "lab: bench\nplaybook: gone.yaml"))
-    refused(deploy(verb, lab), f"{tmp_path / 'gone.yaml'}: no such file")
+    refused(deploy(verb, lab), f"{lab}: playbook: no such file: {tmp_path / 'gone.yaml'}")
 
 
 def test_a_report_needs_a_run(tmp_path):

@@ -102,7 +102,7 @@ def test_an_interrupt_stops_the_hosts_and_keeps_the_run(command, number):
     assert (status, said) == (130, "interrupted: everything that was started is stopped\n")
     assert left_of(processes, 0) == command.on_hosts() == []
     manifest = command.manifest()
-    assert (manifest["status"], manifest["error"]) == ("interrupted", "KeyboardInterrupt")
+    assert (manifest["status"], manifest["error"]) == ("interrupted", None)
     pulled = {path.parent.name for path in (command.place / "runs").rglob("events.jsonl")}
     assert pulled == {"server", "client-1", "client-2"}
 
@@ -118,3 +118,17 @@ def test_a_killed_command_leaves_nothing_behind(command):
     assert left_of([*processes, *servers], 20) == command.on_hosts() == []
     assert not list(command.place.glob("fieldlab-virtual-*")), "the hosts' homes"
     assert command.manifest()["status"] == "running"
+
+
+def test_a_second_interrupt_does_not_cut_the_stopping_short(command: Command) -> None:
+    """Impatience leaves nothing running: while it stops and pulls, one more Ctrl-C is answered with a word."""
+    on_hosts = command.on_hosts()
+    command.process.send_signal(signal.SIGINT)
+    command.wait_for("stopping")
+    command.process.send_signal(signal.SIGINT)
+    command.wait_for("interrupt once more to leave it as it is")
+    status, said = command.ended()
+    assert status == 130
+    assert "everything that was started is stopped" in said
+    assert left_of(on_hosts, 10) == []
+    assert command.manifest()["status"] == "interrupted"

@@ -14,6 +14,7 @@ from flclient.session import Session
 from flcommon import flower, wire
 from flcommon.delay import Constant, Delay
 from flcommon.errors import FieldlabError
+from flcommon.eventlog import Moment, now
 from flcommon.events import (
     ComputeEnded,
     ComputeStarted,
@@ -58,10 +59,10 @@ class Script:
     def receive(self) -> Iterator[bytes]:
         yield from self._frames
 
-    def send(self, frame: wire.Frame, *payload: bytes) -> int:
+    def send(self, frame: wire.Frame, *payload: bytes) -> Moment:
         header, rest = wire.unpack_from_client(wire.pack(frame, *payload))
         self.sent.append((header, bytes(rest)))
-        return len(rest)
+        return now()
 
     @property
     def replies(self) -> list[Message]:
