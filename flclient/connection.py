@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from flcommon import wire
-from flcommon.errors import FieldlabError
+from flcommon.errors import StepError
 from flcommon.eventlog import Moment, now
 
 if TYPE_CHECKING:
@@ -23,12 +23,8 @@ CHANNEL_OPTIONS = (
 )
 
 
-class ConnectionFailed(FieldlabError):
+class ConnectionFailed(StepError):
     """The server cannot be reached, refused this client, or is gone."""
-
-    def __init__(self, step: str, reason: str) -> None:
-        self.step, self.reason = step, reason
-        super().__init__(f"{step}: {reason}")
 
 
 class Connection:

@@ -117,7 +117,13 @@ class Session:
         who = Draw(self._job.delay_seed, self._job.host, trial.schedule, place["round"])
         call = with_mods(self._app, [delay_mod(place, trial.delay, who, self._log), timing_mod(place, self._log)])
         try:
-            return call(message, context)
-        except Exception as error:  # noqa: BLE001 - whatever the app raises becomes Flower's error reply
+            return _checked(call(message, context))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the app raises becomes Flower's error reply
             traceback.print_exc()
             return flower.app_raised(message, f"{type(error).__name__}: {error}")
+
+
+def _checked(reply: object) -> Message:
+    if not isinstance(reply, Message):
+        raise TypeError(f"the app returned {type(reply).__name__}, not a flwr.app.Message")
+    return reply

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flcommon.errors import FieldlabError
+from flcommon.errors import FieldlabError, StepError
 from flcommon.eventlog import EventLog
 from flcommon.events import Failed, JobAccepted
 from flcommon.job import Job, JobType, load_job
@@ -91,20 +91,23 @@ def _guard(work: Callable[[], None], log: EventLog) -> int:
     """Run, and turn whatever happens into an event and an exit status."""
     try:
         work()
+    except StepError as error:
+        return _fail(log, error.step, error.reason)
     except FieldlabError as error:
-        return _fail(log, getattr(error, "step", "run"), getattr(error, "reason", str(error)))
+        return _fail(log, "run", str(error))
     except (Terminated, KeyboardInterrupt):
         return _fail(log, "run", "stopped from outside")
     except OSError as error:
         traceback.print_exc()
         return _fail(log, "run", error.strerror or str(error))
-    except Exception as error:  # noqa: BLE001 - the app's own errors may be anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the app's own errors may be anything, sys.exit too
         traceback.print_exc()
         return _fail(log, "run", f"{type(error).__name__}: {error}")
     return 0
 
 
 def _fail(log: EventLog, step: str, reason: str) -> int:
+    reason = reason.encode(errors="backslashreplace").decode()  # a file name in it may be no text
     print(f"{step}: {reason}", file=sys.stderr)  # noqa: T201 - the host's own record
     try:
         log.write(Failed(step=step, reason=reason))

@@ -44,13 +44,6 @@ class Reply(Frame, frozen=True, tag="reply"):
     message: str
 
 
-class Trouble(Frame, frozen=True, tag="trouble"):
-    """Client: it cannot go on; in one sentence, why."""
-
-    step: str
-    reason: str
-
-
 class Welcome(Frame, frozen=True, tag="welcome"):
     """Server: the client is known, and this is its Flower node id."""
 
@@ -84,7 +77,7 @@ class Goodbye(Frame, frozen=True, tag="goodbye"):
     error: str | None = None
 
 
-FromClient = Hello | Prepared | Reply | Trouble
+FromClient = Hello | Prepared | Reply
 FromServer = Welcome | OpenTrial | Instruction | CloseTrial | Goodbye
 
 _encoder = msgspec.msgpack.Encoder()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from flcommon.errors import FieldlabError
+from flcommon.errors import StepError
 
 
-class ServerError(FieldlabError):
+class ServerError(StepError):
     """The campaign cannot go on; `step` says where it was."""
-
-    def __init__(self, step: str, reason: str) -> None:
-        self.step, self.reason = step, reason
-        super().__init__(f"{step}: {reason}")
 
 
 class ClientLost(ServerError):

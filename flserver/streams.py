@@ -180,7 +180,7 @@ class Streams(grpc.GenericRpcHandler):
             for data in frames:
                 at = now()
                 frame, payload = wire.unpack_from_client(data)
-                reason = self._take(stream, frame, payload, at) or reason
+                self._take(stream, frame, payload, at)
         except grpc.RpcError:
             reason = "its connection broke"
         except msgspec.MsgspecError as error:
@@ -189,8 +189,7 @@ class Streams(grpc.GenericRpcHandler):
             reason = f"its frame could not be handled ({type(error).__name__}: {error})"
         self._leave(stream, reason)
 
-    def _take(self, stream: _Stream, frame: wire.FromClient, payload: memoryview, at: Moment) -> str | None:
-        """Handle a frame; returns the reason if it announces that the client gives up."""
+    def _take(self, stream: _Stream, frame: wire.FromClient, payload: memoryview, at: Moment) -> None:
         match frame:
             case wire.Reply(message):
                 self._receiver.replied(stream.client, message, payload, at)
@@ -198,11 +197,8 @@ class Streams(grpc.GenericRpcHandler):
                 with self._changed:
                     self._prepared.add((stream.client, trial))
                     self._changed.notify_all()
-            case wire.Trouble(step, reason):
-                return f"{step}: {reason}"
             case wire.Hello():
                 raise ServerError("join", "a second hello")
-        return None
 
     def _leave(self, stream: _Stream, reason: str) -> None:
         try:

@@ -303,17 +303,6 @@ def test_a_client_that_breaks_the_rules_is_lost(lab: Any, data: bytes, reason: s
     assert left.reason in str(caught.value)
 
 
-def test_a_client_that_announces_its_end_is_quoted(lab: Any) -> None:
-    """The reason that a client gives is worth more than that its stream ended."""
-    a, b = lab.join_all()
-    asked = lab.ask(timeout=None)
-    a.answer()
-    b.say(wire.Trouble("open trial", "no such data set"))
-    b.connection._outgoing.put(None)
-    with pytest.raises(ClientLost, match="b is gone: open trial: no such data set"):
-        asked.result(LONG_S)
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_does_not_leave_the_campaign_waiting(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """When not even the loss can be written down, who waits is woken all the same."""

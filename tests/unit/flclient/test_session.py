@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -87,6 +88,14 @@ class Recorder(ClientApp):
         @self.evaluate()
         def evaluate(message: Message, context: Context) -> Message:  # noqa: ARG001 - Flower's signature
             raise ZeroDivisionError("no data")
+
+        @self.query()
+        def query(message: Message, context: Context) -> Message:  # noqa: ARG001 - Flower's signature
+            return "nonsense"  # type: ignore[return-value]
+
+        @self.query("leave")
+        def leave(message: Message, context: Context) -> Message:  # noqa: ARG001 - Flower's signature
+            sys.exit("enough")
 
 
 WELCOME = wire.pack(wire.Welcome(NODE))
@@ -201,8 +210,19 @@ def test_an_app_that_raises_is_flowers_error_reply(log: Any, play: Callable, cap
 
 def test_a_message_type_that_the_app_does_not_know_is_an_error_reply(play: Callable) -> None:
     """An app without that function is not the end of the campaign."""
-    script, _ = play(opened(0), instruction(0, 1, "query"), GOODBYE)
+    script, _ = play(opened(0), instruction(0, 1, "query.other"), GOODBYE)
     assert "No query function registered" in script.replies[0].error.reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("query", "TypeError: the app returned str, not a flwr.app.Message"), ("query.leave", "SystemExit: enough")],
+)
+def test_an_app_that_misbehaves_is_an_error_reply_too(play: Callable, kind: str, reason: str) -> None:
+    """What is no message, and an app that wants to leave the process, cost their reply and nothing else."""
+    script, _ = play(opened(0), instruction(0, 1, kind), instruction(0, 2), closed(0), GOODBYE)
+    assert script.replies[0].error.reason == reason
+    assert script.replies[1].has_content()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from flcommon.errors import FieldlabError
+from flcommon.errors import FieldlabError, StepError
 from flcommon.eventlog import EventLog, read_log
 from flcommon.events import Failed, JobAccepted, Listening
 from flcommon.job import AppRef, Job
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JOB = Job(campaign="c1", host="a", app=AppRef(client="c:app", server="s:app"))
-
-
-class StepError(FieldlabError):
-    step = "connect"
-    reason = "no answer"
 
 
 @pytest.fixture(autouse=True)
@@ -70,11 +65,13 @@ def test_the_first_line_is_the_job(path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "step", "reason", "traceback"),
     [
-        (StepError("connect: no answer"), "connect", "no answer", False),
+        (StepError("connect", "no answer"), "connect", "no answer", False),
         (FieldlabError("one sentence"), "run", "one sentence", False),
         (OSError(28, "No space left on device"), "run", "No space left on device", True),
         (OSError("plain"), "run", "plain", True),
         (ZeroDivisionError("division by zero"), "run", "ZeroDivisionError: division by zero", True),
+        (SystemExit(3), "run", "SystemExit: 3", True),
+        (FieldlabError("no such file: \udcff"), "run", "no such file: \\udcff", False),
         (KeyboardInterrupt(), "run", "stopped from outside", False),
     ],
 )
