@@ -203,6 +203,7 @@ def _patient(progress: Progress) -> Iterator[None]:
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         nonlocal warned
         if not progress.undoing:
+            progress.undoing = True
             raise KeyboardInterrupt
         if warned:
             raise GaveUp

@@ -80,9 +80,9 @@ class Progress:
 
     def phase(self, name: str) -> None:
         """Show a phase of the life cycle."""
+        self.undoing = name in ("stop", "pull")
         self._phase = PHASES.get(name, name)
         self._say(self._phase)
-        self.undoing = name in ("stop", "pull")
         if self.undoing:
             self._trial = None
 

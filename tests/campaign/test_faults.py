@@ -63,6 +63,8 @@ def test_a_server_killed_in_a_round_ends_the_campaign(bench, recorder, pid_of):
 
 def test_an_interrupt_stops_everything_and_keeps_the_logs(bench, recorder):
     """Ctrl-C is no error of the campaign: it is written down as interrupted."""
+    # A test run that was itself started in the background of a script ignores SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     view = recorder(events.RoundStarted, lambda _: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         bench.up(view, LONG)
