@@ -18,6 +18,8 @@ OLDEST_PYTHON = (3, 11)
 LEAST_DISK_MB = 64
 NEEDED = ("flwr", "grpc", "msgspec", "numpy")
 """What flserver and flclient import; the app's own needs come on top (`app_needs`)."""
+REQUIREMENTS = {"flwr": "'flwr>=1.41,<2'", "grpc": "grpcio"}
+"""What to ask pip for, where it is not the package's own name."""
 
 # Finds the interpreter (a virtual environment's directory will do) and runs the script from standard input with it.
 LAUNCH = """
@@ -80,8 +82,8 @@ def findings(facts: Facts, app: str) -> list[Finding]:
     if tuple(int(part) for part in facts.python_version.split(".")[:2]) < OLDEST_PYTHON:
         found.append(_error(f"Python {facts.python_version} is too old", "install Python 3.11 or later"))
     elif missing := [name for name in (*NEEDED, *app_needs(app)) if facts.packages.get(name) is None]:
-        fix = f"{facts.python} -m pip install 'fieldlab[host]'"
-        found.append(_error(f"{facts.python} lacks {', '.join(missing)}", fix))
+        wanted = " ".join(REQUIREMENTS.get(name, name) for name in missing)
+        found.append(_error(f"{facts.python} lacks {', '.join(missing)}", f"{facts.python} -m pip install {wanted}"))
     if facts.python_bits != 64:  # noqa: PLR2004 - the number says it
         fix = "install a 64-bit system: flwr and torch have no wheels for 32 bits"
         found.append(_error("this Python is a 32-bit one", fix))

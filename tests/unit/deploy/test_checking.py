@@ -74,6 +74,6 @@ def test_every_host_says_what_is_wrong(remotes, facts):
     assert not ok
     assert "server: look: an answer that cannot be understood: 'Welcome [bold]home[/bold]" in text
     assert "pi-a: connect: connection refused" in text
-    assert "lacks torch; /home/pi/venv/bin/python -m pip install 'fieldlab[host]'" in text
+    assert "lacks torch; /home/pi/venv/bin/python -m pip install torch" in text
     assert remotes["server"].closed
     assert remotes["pi-b"].closed
