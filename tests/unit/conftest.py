@@ -1,21 +1,18 @@
-import importlib
-import os
-import warnings
+"""What unit tests share: a log in memory, and flwr's idea of whose process this is."""
 
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # flwr reads it when first imported
-with warnings.catch_warnings():
-    # flwr 1.41 pins typer below 0.21, which uses names that click 8.5 deprecates.
-    warnings.filterwarnings("ignore", r"'click\.", DeprecationWarning)
-    importlib.import_module("flwr.app")
+from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from flwr.supercore.task_identity import TaskIdentity
 
 from flcommon import flower
 from flcommon.eventlog import Moment, now
-from flcommon.events import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from flcommon.events import Event
 
 
 class ListLog:
@@ -42,8 +39,8 @@ def log() -> ListLog:
 def _task_identity() -> Iterator[None]:
     """Be run 5, node 1, as flserver is in trial 3; put back what was said before."""
     names = ("_run_id", "_task_id", "_node_id")
-    before = [getattr(TaskIdentity, name) for name in names]
+    before = [getattr(flower.TaskIdentity, name) for name in names]
     flower.set_identity(5, flower.SERVER_NODE_ID)
     yield
     for name, value in zip(names, before, strict=True):
-        setattr(TaskIdentity, name, value)
+        setattr(flower.TaskIdentity, name, value)
