@@ -145,15 +145,17 @@ def look_at(inventory: Inventory, remotes: Remotes, app: str, view: View) -> dic
     }
     if wrong:
         raise together(wrong)
-    _refuse_busy(remotes, facts)
+    _refuse_busy(inventory, remotes, facts)
     return facts
 
 
-def _refuse_busy(remotes: Remotes, facts: Mapping[str, Facts]) -> None:
+def _refuse_busy(inventory: Inventory, remotes: Remotes, facts: Mapping[str, Facts]) -> None:
     """Raise DeployError if a campaign of ours runs on a host already: two at once would measure each other."""
     alive = fan_out(remotes, lambda remote: running(remote, facts[remote.host]))
     busy = {
-        host: HostError(host, "look", f"a campaign runs there already ({found[0]}); end it with: deploy down")
+        host: HostError(
+            host, "look", f"a campaign runs there already ({found[0]}); end it with: deploy down {inventory.file}"
+        )
         for host, found in alive.items()
         if found
     }

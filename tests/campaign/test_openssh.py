@@ -1,0 +1,137 @@
+"""The same life cycle over OpenSSH's own server, which is what a real lab has."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.campaign import Request, up
+from deploy.errors import CampaignError, LabError
+from deploy.inventory import load_inventory
+from deploy.playbook import load_playbook
+from deploy.remote.ssh import connect
+from deploy.takedown import take_down
+from flcommon import events
+
+SSHD = shutil.which("sshd", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
+HOSTS = ("server", "pi-a", "pi-b")
+
+pytestmark = pytest.mark.skipif(SSHD is None, reason="OpenSSH's sshd is not installed (Debian: openssh-server)")
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """Give the inventory file of a lab of three OpenSSH servers on loopback, run by this user."""
+    for key in ("host_key", "user_key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / key], check=True)
+    (tmp_path / "authorized_keys").write_text((tmp_path / "user_key.pub").read_text())
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's privilege separation directory
+    with contextlib.ExitStack() as stack:
+        ports = {name: stack.enter_context(_sshd(tmp_path, name)) for name in HOSTS}
+        host_key = " ".join((tmp_path / "host_key.pub").read_text().split()[:2])
+        (tmp_path / "known_hosts").write_text("".join(f"[127.0.0.1]:{port} {host_key}\n" for port in ports.values()))
+        (tmp_path / "lab.yaml").write_text(_inventory(tmp_path, ports))
+        yield tmp_path / "lab.yaml"
+
+
+@contextlib.contextmanager
+def _sshd(place, name):
+    """Run one sshd in the foreground and yield its port once it accepts."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = {
+        "ListenAddress": f"127.0.0.1:{port}",
+        "HostKey": place / "host_key",
+        "AuthorizedKeysFile": place / "authorized_keys",
+        "PidFile": "none",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PermitRootLogin": "yes",
+        "PasswordAuthentication": "no",
+    }
+    argv = [SSHD, "-D", "-e", "-f", "/dev/null", *(word for k, v in options.items() for word in ("-o", f"{k}={v}"))]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for line in process.stderr:
+                if "Server listening" in line:
+                    break
+            else:
+                pytest.fail(f"sshd for {name} did not start")
+            yield port
+        finally:
+            process.terminate()
+
+
+def _inventory(place, ports):
+    workdirs = {name: place / "hosts" / name for name in HOSTS}
+    for workdir in workdirs.values():
+        workdir.mkdir(parents=True)
+    clients = "\n".join(
+        f"  {name}: {{host: 127.0.0.1, ssh: {{port: {ports[name]}}}, workdir: {workdirs[name]}}}" for name in HOSTS[1:]
+    )
+    return f"""
+lab: openssh
+ssh: {{user: {getpass.getuser()}, identity_file: user_key, known_hosts: known_hosts}}
+python: {{path: {sys.executable}}}
+server:
+  host: 127.0.0.1
+  address: 127.0.0.1:{_free_port()}
+  ssh: {{port: {ports["server"]}}}
+  workdir: {workdirs["server"]}
+clients:
+{clients}
+"""
+
+
+def _free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def _up(lab, view, playbook):
+    file = lab.parent / "playbook.yaml"
+    file.write_text(playbook)
+    inventory = contextlib.nullcontext(load_inventory(lab))
+    up(Request(inventory, load_playbook(file), lab.parent / "runs", connect), view)
+
+
+def test_a_campaign_goes_the_same_way(lab, recorder, bench):
+    """Twice: the second finds the code on the hosts and pushes nothing; `down` then finds nothing that runs."""
+    playbook = "playbook: p\napp: flclient.apps.payload\nrounds: 3\n"
+    for _ in range(2):
+        view = recorder()
+        _up(lab, view, playbook)
+        assert bench.manifest(view).status == "complete"
+        assert view.notes == []
+        for host in HOSTS:
+            assert (view.directory / "raw" / host / "exit.json").read_text() == '{"status":0}'
+    bundles = {host: len(list((lab.parent / "hosts" / host / "code").iterdir())) for host in HOSTS}
+    assert bundles == dict.fromkeys(HOSTS, 1)
+    assert take_down(load_inventory(lab), connect) == [f"{host}: nothing was running" for host in HOSTS]
+
+
+def test_a_second_campaign_is_refused_while_one_runs(lab, recorder):
+    """Two at once would measure each other; `down` ends the one that runs."""
+    refusals = []
+
+    def try_another(_):
+        with pytest.raises(
+            LabError, match=f"a campaign runs there already .* end it with: deploy down {lab}"
+        ) as caught:
+            _up(lab, recorder(), "playbook: other\napp: flclient.apps.payload\nrounds: 1\n")
+        refusals.append(set(caught.value.failures))
+        assert any("stopped" in line for line in take_down(load_inventory(lab), connect))
+
+    view = recorder(events.RoundStarted, try_another)
+    with pytest.raises(CampaignError, match="stopped from outside"):
+        _up(lab, view, "playbook: long\napp: flclient.apps.payload\nrounds: 1000000\n")
+    assert refusals == [set(HOSTS)]
