@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,15 @@ Exit status: 0 all went well · 1 an error on this machine · 2 a file or argume
 3 a host cannot be used · 4 the experiment failed on a host · 130 interrupted.
 """
 
+
+class LogFile(StrEnum):
+    """The files that a process keeps on its host."""
+
+    stderr = "stderr"
+    stdout = "stdout"
+    events = "events"
+
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -46,6 +56,7 @@ PlaybookFile = Annotated[
     Path | None,
     typer.Option("--playbook", "-p", metavar="FILE", help="YAML file of the experiment; wins over the inventory's."),
 ]
+RealInventory = Annotated[Path, typer.Argument(metavar="INVENTORY", help="YAML file of a lab of real hosts.")]
 RunsDirectory = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="Where runs are kept: DIR/<lab>/<playbook>-<UTC>/.")
 ]
@@ -97,6 +108,56 @@ def check(inventory: InventoryFile = None, playbook: PlaybookFile = None) -> Non
         Console().print(report.table)
         if not report.ok:
             raise typer.Exit(3)
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    deploy status inventory/lab.yaml                   what runs there, or how the last campaign ended
+"""
+)
+def status(inventory: RealInventory) -> None:
+    """Say what the toolkit's processes on a lab's hosts do, or how the last of them ended. Changes nothing."""
+    with _errors():
+        from deploy.inspection import lab_status  # noqa: PLC0415 - keeps --help fast
+        from deploy.remote.ssh import connect  # noqa: PLC0415
+
+        report = lab_status(_real_lab(inventory), connect)
+        Console().print(report.table)
+        if not report.ok:
+            raise typer.Exit(3)
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    deploy logs inventory/lab.yaml pi4-a               the end of what its process wrote to stderr
+
+    deploy logs -f --file events inventory/lab.yaml server
+"""
+)
+def logs(
+    inventory: RealInventory,
+    host: Annotated[str, typer.Argument(metavar="HOST", help="A host's name in the inventory.")],
+    file: Annotated[LogFile, typer.Option("--file", help="Which of the process's files.")] = LogFile.stderr,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines from the end.")] = 20,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the process has ended.")] = False,
+) -> None:
+    """Show the end of a log of the latest process on a host."""
+    with _errors():
+        from deploy.inspection import FILES, show_log  # noqa: PLC0415 - keeps --help fast
+        from deploy.remote.ssh import connect  # noqa: PLC0415
+        from deploy.worker import Tail  # noqa: PLC0415
+
+        lab = _real_lab(inventory)
+        known = {one.name: one for one in lab.hosts}
+        if host not in known:
+            raise InputError(inventory, f"no host {host!r}; known hosts: {', '.join(known)}")
+        wanted = Tail(directory="", name=FILES[file.value], lines=lines, follow=follow)
+        show_log(known[host], connect, wanted, lambda line: Console().print(Text(line), soft_wrap=True))
 
 
 @app.command(
@@ -181,6 +242,16 @@ def _lab(inventory: Path | None) -> Inventory | VirtualLab:
     from deploy.inventory import load_inventory  # noqa: PLC0415
 
     return load_inventory(inventory or defaults.inventory_path())
+
+
+def _real_lab(inventory: Path) -> Inventory:
+    """Return a lab whose hosts outlive the command; raises InputError for a virtual one."""
+    from deploy.inventory import Inventory  # noqa: PLC0415 - keeps --help fast
+
+    lab = _lab(inventory)
+    if not isinstance(lab, Inventory):
+        raise InputError(lab.file, "a virtual lab's hosts are gone with the command that started them", key="provider")
+    return lab
 
 
 def _enter(lab: Inventory | VirtualLab) -> AbstractContextManager[Inventory]:

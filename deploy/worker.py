@@ -15,6 +15,7 @@ import msgspec
 from deploy import hostside
 from deploy.errors import HostError
 from flcommon.decoding import decoded
+from flcommon.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
 
 PULLED = ("events.jsonl", "stdout", "stderr", "job.json", "process.json", "exit.json")
 _PIECE_BYTES = 1 << 20
+
+
+_status_decoder = msgspec.json.Decoder(Status)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The end of one of a process's files on its host; `follow`: and what comes, until the process has ended."""
+
+    directory: str
+    name: str
+    lines: int
+    follow: bool
 
 
 @dataclass(frozen=True)
@@ -104,13 +118,33 @@ def stop(remote: Remote, facts: Facts, directory: str) -> None:
     remote.run(_argv(facts, _any_code(facts), "stop", directory), step="stop")
 
 
+def host_statuses(remote: Remote, facts: Facts) -> list[Status]:
+    """Return how our latest processes on a host stand, the latest first; raises HostError."""
+    if not facts.code:
+        return []
+    argv = _argv(facts, _any_code(facts), "list", f"{facts.workdir}/campaigns", module="flcommon.status")
+    try:
+        return [
+            decoded(_status_decoder.decode, line.encode()) for line in remote.read(argv, step="status").splitlines()
+        ]
+    except msgspec.MsgspecError as error:
+        raise HostError(remote.host, "status", f"an answer that cannot be understood ({error})") from error
+
+
+def host_tail(remote: Remote, facts: Facts, file: Tail, on_line: Callable[[str], None]) -> None:
+    """Pass on the end of a process's file, and with `follow` what is added to it; raises HostError."""
+    verb = "follow" if file.follow else "tail"
+    words = (verb, file.directory, file.name, str(file.lines))
+    remote.run(_argv(facts, _any_code(facts), *words, module="flcommon.status"), step="logs", on_line=on_line)
+
+
 def _any_code(facts: Facts) -> str:
     """Return a bundle that is on the host already: processes are found and ended the same way by any."""
     return f"{facts.workdir}/code/{facts.code[-1]}"
 
 
-def _argv(facts: Facts, code: str, *words: str) -> list[str]:
-    return ["env", f"PYTHONPATH={code}", facts.python, "-P", "-m", "flcommon.process", *words]
+def _argv(facts: Facts, code: str, *words: str, module: str = "flcommon.process") -> list[str]:
+    return ["env", f"PYTHONPATH={code}", facts.python, "-P", "-m", module, *words]
 
 
 def _unpack(stream: IO[bytes], path: Path, size: int, sha256: str) -> bool:

@@ -135,7 +135,7 @@ def watch(directory: Path, names: Sequence[str]) -> Iterator[bytes]:
     """Yield the event lines of these names as they come, and at the end one line that is an `Exit`."""
     wanted = frozenset(names)
     decoder = msgspec.json.Decoder(_Name)
-    for line in _lines(directory):
+    for line in lines(directory, EVENTS_FILE):
         with suppress(msgspec.MsgspecError):
             if decoded(decoder.decode, line).name in wanted:
                 yield line
@@ -161,25 +161,30 @@ def running(below: Path) -> list[Path]:
     return [directory for directory, who in found if who is not None and alive(who)]
 
 
-def _lines(directory: Path) -> Iterator[bytes]:
-    """Yield complete lines of the log until its process has ended and the file is read to its end."""
-    rest, offset = b"", 0
+def lines(directory: Path, name: str, offset: int = 0) -> Iterator[bytes]:
+    """Yield the lines of one of a process's files from an offset on, as they come, until the process has ended.
+
+    A last line without its end comes too, once nothing more can come.
+    """
+    rest = b""
     while True:
         who = read_identity(directory)
         ended = who is not None and not alive(who)
         if ended:
             _await_exit(directory)
-        new = _read_from(directory / EVENTS_FILE, offset)
+        new = read_from(directory / name, offset)
         offset += len(new)
-        *lines, rest = (rest + new).split(b"\n")
-        yield from (line + b"\n" for line in lines)
+        *complete, rest = (rest + new).split(b"\n")
+        yield from (line + b"\n" for line in complete)
         if ended:
+            if rest:
+                yield rest + b"\n"
             return
-        if not lines:
+        if not complete:
             time.sleep(_LOOK_S)
 
 
-def _read_from(path: Path, offset: int) -> bytes:
+def read_from(path: Path, offset: int) -> bytes:
     """Return what a growing file holds from an offset on; nothing if there is no file yet."""
     try:
         with path.open("rb") as file:
@@ -237,18 +242,19 @@ def main(arguments: Sequence[str]) -> int:
         case "supervise":
             supervise(place, rest[0])
         case "watch":
-            _print(watch(place, rest))
+            print_lines(watch(place, rest))
         case "stop":
             stop(place)
         case "list":
-            _print(os.fsencode(path) + b"\n" for path in running(place))
+            print_lines(os.fsencode(path) + b"\n" for path in running(place))
         case _:
             raise SystemExit(f"unknown verb {verb}")
     return 0
 
 
-def _print(lines: Iterable[bytes]) -> None:
-    for line in lines:
+def print_lines(told: Iterable[bytes]) -> None:
+    """Write lines to standard output, each at once."""
+    for line in told:
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import io
+import json
 import os
 import shutil
 import socket
@@ -11,14 +13,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+from rich.console import Console
 
 from deploy.campaign import Request, up
-from deploy.errors import CampaignError, LabError
+from deploy.errors import CampaignError, HostError, LabError
+from deploy.inspection import lab_status, show_log
 from deploy.inventory import load_inventory
 from deploy.playbook import load_playbook
 from deploy.remote.ssh import connect
 from deploy.takedown import take_down
+from deploy.worker import Tail
 from flcommon import events
 
 SSHD = shutil.which("sshd", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
@@ -124,6 +130,7 @@ def test_a_second_campaign_is_refused_while_one_runs(lab, recorder):
     refusals = []
 
     def try_another(_):
+        assert _shown(lab_status(load_inventory(lab), connect)).count("running") == len(HOSTS)
         with pytest.raises(
             LabError, match=f"a campaign runs there already .* end it with: deploy down {lab}"
         ) as caught:
@@ -135,3 +142,31 @@ def test_a_second_campaign_is_refused_while_one_runs(lab, recorder):
     with pytest.raises(CampaignError, match="stopped from outside"):
         _up(lab, view, "playbook: long\napp: flclient.apps.payload\nrounds: 1000000\n")
     assert refusals == [set(HOSTS)]
+    assert "failed with status 1" in _shown(lab_status(load_inventory(lab), connect))
+
+
+def test_status_and_logs_after_a_campaign(lab, recorder):
+    """How it ended, and the end of any of its files; a host without a campaign, or without a server, says so."""
+    hosts = {host.name: host for host in load_inventory(lab).hosts}
+    events_of = Tail(directory="", name="events.jsonl", lines=2, follow=True)
+    with pytest.raises(HostError, match=r"^pi-a: logs: no campaign has run on this host"):
+        show_log(hosts["pi-a"], connect, events_of, print)
+    _up(lab, recorder(), "playbook: p\napp: flclient.apps.payload\nrounds: 2\n")
+    assert _shown(lab_status(load_inventory(lab), connect)).count("ended well") == len(HOSTS)
+    lines = []
+    show_log(hosts["pi-a"], connect, events_of, lines.append)
+    assert [json.loads(line)["name"] for line in lines] == ["reply-sent", "trial-ended"]
+    closed = msgspec.structs.replace(load_inventory(lab), server=_moved(hosts["server"]))
+    report = lab_status(closed, connect)
+    assert not report.ok
+    assert "refused" in _shown(report)
+
+
+def _shown(report):
+    console = Console(width=200, file=io.StringIO())
+    console.print(report.table)
+    return console.file.getvalue()
+
+
+def _moved(host):
+    return msgspec.structs.replace(host, ssh=msgspec.structs.replace(host.ssh, port=_free_port()))

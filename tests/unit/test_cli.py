@@ -193,3 +193,17 @@ def test_check_says_that_a_virtual_lab_is_ready(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stdout.count("ready") == 2
     assert "client-1" in result.stdout
+
+
+@pytest.mark.parametrize("words", [("status",), ("logs", "server")])
+def test_a_virtual_lab_keeps_no_processes(tmp_path, words):
+    """Its hosts are gone with the command that started them: nothing to ask."""
+    lab = tmp_path / "lab.yaml"
+    lab.write_text("lab: v\nprovider: virtual\nclients: 2\n")
+    verb, *rest = words
+    refused(deploy(verb, lab, *rest), f"{lab}: provider: a virtual lab's hosts are gone")
+
+
+def test_logs_of_an_unknown_host(files):
+    lab, _ = files()
+    refused(deploy("logs", lab, "nobody"), f"{lab}: no host 'nobody'; known hosts: ")

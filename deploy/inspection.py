@@ -1,0 +1,101 @@
+"""`deploy status` and `deploy logs`: what the toolkit's processes on a lab do, and what they write. Changes nothing."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from deploy.errors import DeployError, HostError
+from deploy.facts import look
+from deploy.remote.fanout import fan_out
+from deploy.worker import Tail, host_statuses, host_tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deploy.inventory import Host, Inventory
+    from deploy.remote.protocol import Remote
+    from flcommon.status import Status
+
+    Connect = Callable[[Host], Remote]
+
+FILES = {"events": "events.jsonl", "stdout": "stdout", "stderr": "stderr"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table to print, and whether every host could be asked."""
+
+    table: Table
+    ok: bool
+
+
+def lab_status(inventory: Inventory, connect: Connect) -> Report:
+    """Ask all hosts at once for their latest processes; one that cannot be reached is a row like any other."""
+    told = fan_out({host.name: host for host in inventory.hosts}, lambda host: _asked(host, connect))
+    table = Table(title=f"{inventory.lab}: latest processes", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("host", "campaign", "state", "place", "started"):
+        table.add_column(heading, overflow="fold")
+    for name, found in told.items():
+        for row in _rows(found):
+            table.add_row(name, *row)
+    return Report(table, ok=not any(isinstance(found, DeployError) for found in told.values()))
+
+
+def show_log(host: Host, connect: Connect, file: Tail, on_line: Callable[[str], None]) -> None:
+    """Pass on the end of a file of the host's latest process; `file.directory` is filled in. Raises HostError."""
+    remote = connect(host)
+    try:
+        facts = look(host, remote)
+        latest = host_statuses(remote, facts)
+        if not latest:
+            raise HostError(host.name, "logs", "no campaign has run on this host")
+        host_tail(remote, facts, replace(file, directory=latest[0].directory), on_line)
+    finally:
+        remote.close()
+
+
+def _asked(host: Host, connect: Connect) -> list[Status] | DeployError:
+    try:
+        remote = connect(host)
+    except DeployError as error:
+        return error
+    try:
+        return host_statuses(remote, look(host, remote))
+    except DeployError as error:
+        return error
+    finally:
+        remote.close()
+
+
+def _rows(found: list[Status] | DeployError) -> list[tuple[Text, ...]]:
+    if isinstance(found, DeployError):
+        return [(Text("-"), Text(str(found), style="red"), Text("-"), Text("-"))]
+    shown = [one for one in found if one.alive] or found[:1]
+    return [_row(one) for one in shown] or [(Text("-"), Text("nothing has run here"), Text("-"), Text("-"))]
+
+
+def _row(one: Status) -> tuple[Text, ...]:
+    campaign = posixpath.basename(posixpath.dirname(one.directory))
+    place = "-" if one.round is None else f"trial {one.trial}, round {one.round}"
+    return (Text(campaign), _state(one), Text(place), Text(f"{_ago(one.age_s)} ago"))
+
+
+def _state(one: Status) -> Text:
+    if one.alive:
+        return Text("running", style="green")
+    if one.exit == 0:
+        return Text("ended well")
+    return Text("ended, and nobody saw how" if one.exit is None else f"failed with status {one.exit}", style="red")
+
+
+def _ago(seconds: float) -> str:
+    """Write a time in its two largest units."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
