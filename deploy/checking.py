@@ -11,7 +11,7 @@ from rich.text import Text
 
 from deploy.errors import DeployError
 from deploy.facts import Facts, findings, look
-from deploy.remote.fanout import fan_out
+from deploy.remote.fanout import ask_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,26 +32,13 @@ class Report:
 
 def check_lab(inventory: Inventory, app: str, connect: Callable[[Host], Remote]) -> Report:
     """Look at all hosts at once; a host that cannot be reached is a finding like any other."""
-    found = fan_out({host.name: host for host in inventory.hosts}, lambda host: _look(host, connect))
+    found = ask_all(inventory.hosts, connect, look)
     table = Table(title=f"{inventory.lab}: can a run of {app} start?", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("host", "machine", "python", "finding"):
         table.add_column(heading, overflow="fold")
     for name, looked in found.items():
         table.add_row(name, *_row(looked, app))
     return Report(table, ok=not any(_errors(looked, app) for looked in found.values()))
-
-
-def _look(host: Host, connect: Callable[[Host], Remote]) -> Looked:
-    try:
-        remote = connect(host)
-    except DeployError as error:
-        return error
-    try:
-        return look(host, remote)
-    except DeployError as error:
-        return error
-    finally:
-        remote.close()
 
 
 def _errors(looked: Looked, app: str) -> bool:

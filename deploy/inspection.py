@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from deploy.checking import Report
 from deploy.errors import DeployError, HostError
 from deploy.facts import look
-from deploy.remote.fanout import fan_out
+from deploy.remote.fanout import ask_all
 from deploy.worker import Tail, host_statuses, host_tail
 
 if TYPE_CHECKING:
@@ -27,17 +29,9 @@ if TYPE_CHECKING:
 FILES = {"events": "events.jsonl", "stdout": "stdout", "stderr": "stderr"}
 
 
-@dataclass(frozen=True)
-class Report:
-    """A table to print, and whether every host could be asked."""
-
-    table: Table
-    ok: bool
-
-
 def lab_status(inventory: Inventory, connect: Connect) -> Report:
     """Ask all hosts at once for their latest processes; one that cannot be reached is a row like any other."""
-    told = fan_out({host.name: host for host in inventory.hosts}, lambda host: _asked(host, connect))
+    told = ask_all(inventory.hosts, connect, _asked)
     table = Table(title=f"{inventory.lab}: latest processes", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("host", "campaign", "state", "place", "started"):
         table.add_column(heading, overflow="fold")
@@ -49,28 +43,16 @@ def lab_status(inventory: Inventory, connect: Connect) -> Report:
 
 def show_log(host: Host, connect: Connect, file: Tail, on_line: Callable[[str], None]) -> None:
     """Pass on the end of a file of the host's latest process; `file.directory` is filled in. Raises HostError."""
-    remote = connect(host)
-    try:
+    with closing(connect(host)) as remote:
         facts = look(host, remote)
         latest = host_statuses(remote, facts)
         if not latest:
             raise HostError(host.name, "logs", "no campaign has run on this host")
         host_tail(remote, facts, replace(file, directory=latest[0].directory), on_line)
-    finally:
-        remote.close()
 
 
-def _asked(host: Host, connect: Connect) -> list[Status] | DeployError:
-    try:
-        remote = connect(host)
-    except DeployError as error:
-        return error
-    try:
-        return host_statuses(remote, look(host, remote))
-    except DeployError as error:
-        return error
-    finally:
-        remote.close()
+def _asked(host: Host, remote: Remote) -> list[Status]:
+    return host_statuses(remote, look(host, remote))
 
 
 def _rows(found: list[Status] | DeployError) -> list[tuple[Text, ...]]:

@@ -63,6 +63,21 @@ def connect_all(hosts: Iterable[Host], connect: Callable[[Host], Remote]) -> Ite
         raise failures[0]
 
 
+def ask_all(
+    hosts: Iterable[Host], connect: Callable[[Host], Remote], ask: Callable[[Host, Remote], R]
+) -> dict[str, R | DeployError]:
+    """Ask all hosts at once, each over a connection of its own; one that fails is an answer like any other."""
+
+    def answer(host: Host) -> R | DeployError:
+        try:
+            with contextlib.closing(connect(host)) as remote:
+                return ask(host, remote)
+        except DeployError as error:
+            return error
+
+    return fan_out({host.name: host for host in hosts}, answer)
+
+
 class _Opened:
     """The connections that are open, in the order in which they were opened by many threads."""
 

@@ -20,7 +20,6 @@ import psutil
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.supercore.task_identity import TaskIdentity
 
 from flclient.connection import Connection
 from flclient.session import Session
@@ -174,14 +173,8 @@ def _nothing_stays() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _task_identity() -> Iterator[None]:
-    """Put back whose process flwr thinks this is."""
-    names = ("_run_id", "_task_id", "_node_id")
-    before = [getattr(TaskIdentity, name) for name in names]
-    flower.set_identity(5, flower.SERVER_NODE_ID)
-    yield
-    for name, value in zip(names, before, strict=True):
-        setattr(TaskIdentity, name, value)
+def _task_identity(flower_identity: None) -> None:
+    """Be flwr's server process."""
 
 
 @pytest.fixture

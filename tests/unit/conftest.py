@@ -1,4 +1,4 @@
-"""What unit tests share: a log in memory, and flwr's idea of whose process this is."""
+"""What unit tests share: a log in memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flcommon import flower
 from flcommon.eventlog import Moment, now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flcommon.events import Event
 
 
@@ -36,11 +33,5 @@ def log() -> ListLog:
 
 
 @pytest.fixture(autouse=True)
-def _task_identity() -> Iterator[None]:
-    """Be run 5, node 1, as flserver is in trial 3; put back what was said before."""
-    names = ("_run_id", "_task_id", "_node_id")
-    before = [getattr(flower.TaskIdentity, name) for name in names]
-    flower.set_identity(5, flower.SERVER_NODE_ID)
-    yield
-    for name, value in zip(names, before, strict=True):
-        setattr(flower.TaskIdentity, name, value)
+def _task_identity(flower_identity: None) -> None:
+    """Let every unit test be flwr's server process."""

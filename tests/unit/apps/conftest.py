@@ -1,7 +1,7 @@
 import os
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # flwr reads it when first imported
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import count
 
 import pytest
@@ -77,17 +77,6 @@ class FakeGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         raise NotImplementedError
-
-
-@pytest.fixture(autouse=True)
-def _task_identity() -> Iterator[None]:
-    """Say who is sending, as an engine does before it starts an app; put back what was said before."""
-    names = ("_run_id", "_task_id", "_node_id")
-    before = [getattr(TaskIdentity, name) for name in names]
-    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 7, 1, SERVER_NODE
-    yield
-    for name, value in zip(names, before, strict=True):
-        setattr(TaskIdentity, name, value)
 
 
 @pytest.fixture

@@ -27,10 +27,8 @@ from flcommon import flower
 from flcommon.errors import FieldlabError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("_identity")
 METADATA = (
     "run_id",
     "message_id",
@@ -42,17 +40,6 @@ METADATA = (
     "ttl",
     "message_type",
 )
-
-
-@pytest.fixture(scope="module")
-def _identity() -> Iterator[None]:
-    """Be run 5, node 1, as flserver is in trial 3; put back what was said before."""
-    names = ("_run_id", "_task_id", "_node_id")
-    before = [getattr(TaskIdentity, name) for name in names]
-    flower.set_identity(5, flower.SERVER_NODE_ID)
-    yield
-    for name, value in zip(names, before, strict=True):
-        setattr(TaskIdentity, name, value)
 
 
 def instruction(content: RecordDict | None = None) -> Message:
