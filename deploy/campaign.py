@@ -25,6 +25,7 @@ from deploy.versions import controller_versions
 from deploy.watch import CLIENT_EVENTS, SERVER_EVENTS, CampaignWatch
 from deploy.worker import Worker, running
 from flcommon import events
+from flcommon.process import STDERR_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -196,7 +197,7 @@ def start(campaign: Campaign, watch: CampaignWatch) -> None:
     listen = listen_address(campaign.inventory.server_address)
     server.start(plan.server_job(campaign.id, host=server.host, listen=listen))
     watch.follow(server, SERVER_EVENTS)
-    listening = watch.until(_is(events.Listening))
+    listening = watch.until(events.Listening)
     address = client_address(campaign.inventory.server_address, listening)
 
     def start_client(worker: Worker) -> None:
@@ -205,7 +206,7 @@ def start(campaign: Campaign, watch: CampaignWatch) -> None:
     fan_out(campaign.clients, start_client)
     for worker in campaign.clients.values():
         watch.follow(worker, CLIENT_EVENTS)
-    watch.until(_is(events.CampaignStarted))
+    watch.until(events.CampaignStarted)
 
 
 def listen_address(server_address: str) -> str:
@@ -215,10 +216,8 @@ def listen_address(server_address: str) -> str:
     return server_address if literal else f"[::]:{port}"
 
 
-def client_address(server_address: str, listening: events.AnyEvent) -> str:
+def client_address(server_address: str, listening: events.Listening) -> str:
     """Return where clients find the server: the inventory's host, and the port that was really taken."""
-    if not isinstance(listening, events.Listening):
-        raise TypeError(listening)
     return f"{server_address.rpartition(':')[0]}:{listening.address.rpartition(':')[2]}"
 
 
@@ -253,7 +252,7 @@ def recorded(campaign: Campaign, runs: Path, phases: Phases) -> Iterator[None]:
         _try_all(campaign.workers, lambda worker: worker.pull(run.raw(worker.host)), phases.view)
         phases.end()
         if isinstance(error, CampaignError):
-            error.add_output(run.raw(error.host) / "stderr", STDERR_LINES)
+            error.add_output(run.raw(error.host) / STDERR_FILE, STDERR_LINES)
         _conclude(run, _ended(manifest, error, phases), error, phases.view)
 
 
@@ -307,7 +306,3 @@ def _try_all(workers: Mapping[str, Worker], work: Callable[[Worker], object], vi
         fan_out(workers, work)
     except DeployError as error:
         view.note(str(error))
-
-
-def _is(kind: type[events.Event]) -> Callable[[str, events.AnyEvent], bool]:
-    return lambda _host, event: isinstance(event, kind)

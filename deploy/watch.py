@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -21,21 +22,29 @@ if TYPE_CHECKING:
 
     from deploy.worker import Worker
 
-SERVER_EVENTS = (
-    "listening",
-    "ready",
-    "client-joined",
-    "client-left",
-    "campaign-started",
-    "trial-opened",
-    "round-started",
-    "round-ended",
-    "metrics",
-    "trial-ended",
-    "campaign-ended",
-    "failed",
+E = TypeVar("E", bound=events.Event)
+
+
+def names_of(*kinds: type[events.Event]) -> tuple[str, ...]:
+    """Return what the logs call these events."""
+    return tuple(str(kind.__struct_config__.tag) for kind in kinds)
+
+
+SERVER_EVENTS = names_of(
+    events.Listening,
+    events.Ready,
+    events.ClientJoined,
+    events.ClientLeft,
+    events.CampaignStarted,
+    events.TrialOpened,
+    events.RoundStarted,
+    events.RoundEnded,
+    events.Metrics,
+    events.TrialEnded,
+    events.CampaignEnded,
+    events.Failed,
 )
-CLIENT_EVENTS = ("ready", "failed")
+CLIENT_EVENTS = names_of(events.Ready, events.Failed)
 AFTERMATH_S = 3.0
 """How long the others get to say what they saw, once one process has failed."""
 
@@ -70,7 +79,8 @@ class CampaignWatch:
 
     on_event: Callable[[str, events.AnyEvent], None]
     hosts: dict[str, Watched] = field(default_factory=dict)
-    _lines: SimpleQueue[tuple[str, str | DeployError | None]] = field(default_factory=SimpleQueue)
+    aftermath_s: float = AFTERMATH_S
+    _lines: SimpleQueue[tuple[str, str | DeployError]] = field(default_factory=SimpleQueue)
     _threads: list[threading.Thread] = field(default_factory=list)
     _last: str = ""
 
@@ -81,17 +91,17 @@ class CampaignWatch:
         self._threads.append(thread)
         thread.start()
 
-    def until(self, done: Callable[[str, events.AnyEvent], bool]) -> events.AnyEvent:
-        """Return the first event that satisfies `done`; raises CampaignError if a process fails before that."""
+    def until(self, kind: type[E]) -> E:
+        """Return the first event of a kind; raises CampaignError if a process fails before that."""
         while True:
-            host, event = self._next(None)
+            event = self._next(None)
             self._check()
-            if event is not None and done(host, event):
+            if isinstance(event, kind):
                 return event
 
     def until_ended(self) -> None:
         """Return when every process has ended well; raises CampaignError if one did not."""
-        while not all(one.ended for one in self.hosts.values()):
+        while not self._all_ended():
             self._next(None)
             self._check()
 
@@ -114,22 +124,26 @@ class CampaignWatch:
         except DeployError as error:
             self._lines.put((worker.host, error))
 
-    def _next(self, timeout_s: float | None) -> tuple[str, events.AnyEvent | None]:
+    def _all_ended(self) -> bool:
+        return all(one.ended for one in self.hosts.values())
+
+    def _next(self, timeout_s: float | None) -> events.AnyEvent | None:
+        """Take in what one host says next; returns it if it is an event, raises queue.Empty when the time is up."""
         host, told = self._lines.get(timeout=timeout_s)
         one = self.hosts[host]
         if isinstance(told, DeployError):
             one.lost = told
-            return host, None
+            return None
         try:
-            _, event = parse_line((told or "").encode())
+            _, event = parse_line(told.encode())
         except msgspec.MsgspecError:
-            self._note_exit(host, told or "")
-            return host, None
+            self._note_exit(host, told)
+            return None
         if isinstance(event, events.Failed):
             one.failed = event
         self._last = _where(event) or self._last
         self.on_event(host, event)
-        return host, event
+        return event
 
     def _note_exit(self, host: str, told: str) -> None:
         try:
@@ -141,11 +155,11 @@ class CampaignWatch:
         """Raise the cause if anything has failed, after hearing the others out: the first to speak is not it always."""
         if not any(one.bad for one in self.hosts.values()):
             return
-        try:
-            while not all(one.ended for one in self.hosts.values()):
-                self._next(AFTERMATH_S)
-        except Empty:
-            pass
+        # One deadline for all: a campaign that goes on without the failed one always has something to say.
+        deadline = time.monotonic() + self.aftermath_s
+        with suppress(Empty):
+            while not self._all_ended() and (left_s := deadline - time.monotonic()) > 0:
+                self._next(left_s)
         raise self._cause()
 
     def _cause(self) -> DeployError:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 JOB_FILE = "job.json"
 EVENTS_FILE = "events.jsonl"
+STDOUT_FILE = "stdout"
+STDERR_FILE = "stderr"
 PROCESS_FILE = "process.json"
 EXIT_FILE = "exit.json"
 STOP_GRACE_S = 5.0
@@ -116,7 +118,7 @@ def start(directory: Path, module: str, job: bytes) -> None:
 
 def supervise(directory: Path, module: str) -> None:
     """Run the module, and write down who it is and how it ended. The body of the detached supervisor."""
-    with (directory / "stdout").open("wb") as out, (directory / "stderr").open("wb") as err:
+    with (directory / STDOUT_FILE).open("wb") as out, (directory / STDERR_FILE).open("wb") as err:
         process = subprocess.Popen(
             [*PYTHON, "-m", module, str(directory / JOB_FILE)],
             stdin=subprocess.DEVNULL,

@@ -92,7 +92,7 @@ def test_until_returns_at_its_event_and_leaves_the_rest(facts):
     """What comes after the awaited event is for who waits next."""
     story = [events.Listening(address="[::]:7"), events.CampaignStarted(trials=1, clients=1)]
     watch, seen, _ = followed(facts, "".join(map(line, story)) + '{"status":0}\n')
-    assert watch.until(lambda _host, event: isinstance(event, events.Listening)) == story[0]
+    assert watch.until(events.Listening) == story[0]
     assert len(seen) == 1
     watch.until_ended()
     assert len(seen) == 2
@@ -110,7 +110,7 @@ def test_a_process_that_ends_before_the_awaited_event_is_an_error(facts):
     """Nobody waits for a server that is gone."""
     watch, _, _ = followed(facts, '{"status":-11}\n')
     with pytest.raises(CampaignError, match=r"^server: run: the process was killed by SIGSEGV$"):
-        watch.until(lambda _host, _event: True)
+        watch.until(events.Listening)
 
 
 def test_a_watch_command_that_fails_is_raised_as_it_is(facts):
@@ -120,3 +120,14 @@ def test_a_watch_command_that_fails_is_raised_as_it_is(facts):
     with pytest.raises(CommandFailed) as caught:
         watch.until_ended()
     assert caught.value is failure
+
+
+def test_a_talkative_campaign_does_not_hold_up_the_error():
+    """The others are heard out once, not for as long as they have something to say."""
+    talk = line(events.RoundEnded(trial=0, round=1, duration_s=0.1)).strip()
+    watch = CampaignWatch(lambda *_: watch._lines.put(("server", talk)), {"server": Watched(), "client-2": Watched()})
+    watch.aftermath_s = 0.1
+    watch._lines.put(("client-2", LOST))
+    watch._lines.put(("server", talk))
+    with pytest.raises(HostError, match=r"^client-2: watch: the connection was lost"):
+        watch.until_ended()
