@@ -16,6 +16,7 @@ from deploy.errors import DeployError, HostError
 from deploy.facts import look
 from deploy.remote.fanout import ask_all
 from deploy.worker import Tail, host_statuses, host_tail
+from flcommon.process import EVENTS_FILE, STDERR_FILE, STDOUT_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     Connect = Callable[[Host], Remote]
 
-FILES = {"events": "events.jsonl", "stdout": "stdout", "stderr": "stderr"}
+FILES = {"events": EVENTS_FILE, "stdout": STDOUT_FILE, "stderr": STDERR_FILE}
 
 
 def lab_status(inventory: Inventory, connect: Connect) -> Report:

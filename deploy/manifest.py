@@ -13,6 +13,7 @@ from flcommon.delay import Delay
 from flcommon.job import ConfigValue, Stop
 
 SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
 
 
 class PlannedTrial(msgspec.Struct, frozen=True, kw_only=True):

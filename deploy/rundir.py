@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deploy.errors import DeployError
+from deploy.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
     from deploy.manifest import Manifest
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ class RunDirectory:
 
     def write(self, manifest: Manifest) -> None:
         """Write the manifest, whole or not at all; raises DeployError."""
-        draft = self.path / f".{MANIFEST}.part"
+        draft = self.path / f".{MANIFEST_FILE}.part"
         try:
             draft.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-            draft.replace(self.path / MANIFEST)
+            draft.replace(self.path / MANIFEST_FILE)
         except OSError as error:
-            raise DeployError(f"{self.path / MANIFEST}: cannot be written: {error.strerror}") from error
+            raise DeployError(f"{self.path / MANIFEST_FILE}: cannot be written: {error.strerror}") from error

@@ -15,6 +15,7 @@ import msgspec
 from deploy import hostside
 from deploy.errors import HostError
 from flcommon.decoding import decoded
+from flcommon.process import EVENTS_FILE, EXIT_FILE, JOB_FILE, PROCESS_FILE, STDERR_FILE, STDOUT_FILE
 from flcommon.status import Status
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from deploy.remote.protocol import Remote
     from flcommon.job import Job
 
-PULLED = ("events.jsonl", "stdout", "stderr", "job.json", "process.json", "exit.json")
+PULLED = (EVENTS_FILE, STDOUT_FILE, STDERR_FILE, JOB_FILE, PROCESS_FILE, EXIT_FILE)
 _PIECE_BYTES = 1 << 20
 
 

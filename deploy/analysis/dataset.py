@@ -14,10 +14,11 @@ from deploy.analysis.clientlog import client_rounds
 from deploy.analysis.rows import Dataset, Trial
 from deploy.analysis.serverlog import TrialLog, trial_logs
 from deploy.errors import InputError
-from deploy.manifest import SCHEMA_VERSION, Manifest
+from deploy.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest
 from flcommon.eventlog import Reading, read_log
 from flcommon.events import ClientLeft, Failed, JobAccepted, OfTrial, ReplyReceived
 from flcommon.job import WARMUP
+from flcommon.process import EVENTS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,15 +28,13 @@ if TYPE_CHECKING:
     from deploy.manifest import PlannedTrial
     from flcommon.events import AnyEvent, Stamp
 
-LOG = "events.jsonl"
-
 _ByTrial = defaultdict[int, dict[int, list["ClientRound"]]]
 
 
 def read_dataset(run: Path) -> Dataset:
     """Read the run in directory `run`; raises InputError when it holds no manifest that this version can read."""
     manifest = read_manifest(run)
-    readings = {host: _read(run / "raw" / host / LOG) for host in manifest.hosts}
+    readings = {host: _read(run / "raw" / host / EVENTS_FILE) for host in manifest.hosts}
     return Dataset(
         manifest=manifest,
         trials=tuple(_trials(manifest, readings)),
@@ -46,7 +45,7 @@ def read_dataset(run: Path) -> Dataset:
 
 def read_manifest(run: Path) -> Manifest:
     """Read `run`/manifest.json; raises InputError that names the file and what is wrong with it."""
-    path = run / "manifest.json"
+    path = run / MANIFEST_FILE
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
@@ -62,9 +61,9 @@ def _read(path: Path) -> Reading:
     try:
         return read_log(path)
     except FileNotFoundError:
-        return Reading(problems=[f"{LOG} is missing"])
+        return Reading(problems=[f"{EVENTS_FILE} is missing"])
     except OSError as error:
-        return Reading(problems=[f"{LOG} cannot be read: {error.strerror}"])
+        return Reading(problems=[f"{EVENTS_FILE} cannot be read: {error.strerror}"])
 
 
 def _trials(manifest: Manifest, readings: Mapping[str, Reading]) -> Iterator[Trial]:

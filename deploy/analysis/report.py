@@ -14,13 +14,11 @@ from deploy.analysis.conditions import Condition, analyse
 from deploy.analysis.dataset import read_dataset
 from deploy.analysis.library import bundling
 from deploy.analysis.page import Drawings, Picture, page
-from deploy.analysis.theory import ideal_s
+from deploy.analysis.theory import ideal_s, known_sum
 from deploy.analysis.words import headlines
 from deploy.errors import DeployError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from deploy.analysis.conditions import Analysis
     from deploy.analysis.rows import Dataset
 
@@ -115,12 +113,6 @@ def _summary(analysis: Analysis, said: tuple[str, ...], index: Path, figure: Pat
         trials_complete=len(complete),
         trials_planned=len(analysis.dataset.trials),
         total_s=sum(trial.total_s or 0.0 for trial in complete),
-        ideal_s=_total(ideal_s(trial) for trial in complete),
+        ideal_s=known_sum(ideal_s(trial) for trial in complete),
         problems=analysis.dataset.problems,
     )
-
-
-def _total(parts: Iterable[float | None]) -> float | None:
-    found = list(parts)
-    known = [part for part in found if part is not None]
-    return sum(known) if len(known) == len(found) else None

@@ -90,6 +90,11 @@ def ideal_s(trial: Trial) -> float | None:
     What is left of the trial's total is network, coordination and evaluation. Where one client's log is missing, it is
     a lower bound; where all are, None.
     """
-    slowest = [each.critical for each in trial.rounds]
-    known = [client.busy_s for client in slowest if client]
-    return sum(known) if len(known) == len(slowest) else None
+    return known_sum(client.busy_s if (client := each.critical) else None for each in trial.rounds)
+
+
+def known_sum(parts: Iterable[float | None]) -> float | None:
+    """Return the sum; None when one of the parts is not known."""
+    found = list(parts)
+    known = [part for part in found if part is not None]
+    return sum(known) if len(known) == len(found) else None
