@@ -5,6 +5,7 @@
         ├── InputError              exit code 2: a file says something that cannot be (file, line, key)
         ├── HostError               exit code 3: one host, one step
         │   ├── CommandFailed       … a remote command: argv, status, last lines of its output
+        │   ├── ConnectionLost      … the connection went away in the middle: what can be resumed may be tried again
         │   └── CampaignError       exit code 4: the experiment itself failed there
         └── LabError                exit code 3: several hosts, {host: error}
 
@@ -60,6 +61,10 @@ class CommandFailed(HostError):
         tail = "\n".join(f"    {line}" for line in output.strip().splitlines()[-TAIL_LINES:])
         shown = " ".join("(script)" if "\n" in word else shlex.quote(word) for word in argv)
         super().__init__(host, step, f"exit status {status} from: {shown}" + (f"\n{tail}" if tail else ""))
+
+
+class ConnectionLost(HostError):
+    """The connection to a host went away in the middle of a step; its next use connects again."""
 
 
 class LabError(DeployError):

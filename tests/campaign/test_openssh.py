@@ -6,12 +6,8 @@ import contextlib
 import getpass
 import io
 import json
-import os
-import shutil
 import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -27,57 +23,17 @@ from deploy.takedown import take_down
 from deploy.worker import Tail
 from flcommon import events
 
-SSHD = shutil.which("sshd", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
 HOSTS = ("server", "pi-a", "pi-b")
-
-pytestmark = pytest.mark.skipif(SSHD is None, reason="OpenSSH's sshd is not installed (Debian: openssh-server)")
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(openssh, tmp_path):
     """Give the inventory file of a lab of three OpenSSH servers on loopback, run by this user."""
-    for key in ("host_key", "user_key"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / key], check=True)
-    (tmp_path / "authorized_keys").write_text((tmp_path / "user_key.pub").read_text())
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's privilege separation directory
-    with contextlib.ExitStack() as stack:
-        ports = {name: stack.enter_context(_sshd(tmp_path, name)) for name in HOSTS}
-        host_key = " ".join((tmp_path / "host_key.pub").read_text().split()[:2])
-        (tmp_path / "known_hosts").write_text("".join(f"[127.0.0.1]:{port} {host_key}\n" for port in ports.values()))
-        (tmp_path / "lab.yaml").write_text(_inventory(tmp_path, ports))
-        yield tmp_path / "lab.yaml"
+    (tmp_path / "lab.yaml").write_text(_inventory(tmp_path, openssh, {name: openssh.start() for name in HOSTS}))
+    return tmp_path / "lab.yaml"
 
 
-@contextlib.contextmanager
-def _sshd(place, name):
-    """Run one sshd in the foreground and yield its port once it accepts."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = {
-        "ListenAddress": f"127.0.0.1:{port}",
-        "HostKey": place / "host_key",
-        "AuthorizedKeysFile": place / "authorized_keys",
-        "PidFile": "none",
-        "StrictModes": "no",
-        "UsePAM": "no",
-        "PermitRootLogin": "yes",
-        "PasswordAuthentication": "no",
-    }
-    argv = [SSHD, "-D", "-e", "-f", "/dev/null", *(word for k, v in options.items() for word in ("-o", f"{k}={v}"))]
-    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            for line in process.stderr:
-                if "Server listening" in line:
-                    break
-            else:
-                pytest.fail(f"sshd for {name} did not start")
-            yield port
-        finally:
-            process.terminate()
-
-
-def _inventory(place, ports):
+def _inventory(place, openssh, ports):
     workdirs = {name: place / "hosts" / name for name in HOSTS}
     for workdir in workdirs.values():
         workdir.mkdir(parents=True)
@@ -86,7 +42,7 @@ def _inventory(place, ports):
     )
     return f"""
 lab: openssh
-ssh: {{user: {getpass.getuser()}, identity_file: user_key, known_hosts: known_hosts}}
+ssh: {{user: {getpass.getuser()}, identity_file: {openssh.identity_file}, known_hosts: {openssh.known_hosts}}}
 python: {{path: {sys.executable}}}
 server:
   host: 127.0.0.1
