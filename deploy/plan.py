@@ -57,6 +57,7 @@ class Plan:
             clients=self.clients,
             trials=tuple(_server_trial(trial) for trial in self.trials),
             warmup=_server_trial(warmup) if (warmup := self.warmup) else None,
+            pull_every_s=self.playbook.pull_every_s,
         )
 
     def client_job(self, campaign: str, *, host: str, server_address: str) -> ClientJob:

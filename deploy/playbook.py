@@ -63,8 +63,9 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     """A validated playbook: `conditions` are all combinations of the sweep, each checked on its own.
 
-    `warmup_rounds` run once before the trials, without delay, and count nowhere. `sweep` is as written. `resolved` is
-    the file's content as plain data (traces read in), for the manifest.
+    `warmup_rounds` run once before the trials, without delay, and count nowhere. Logs are pulled between two rounds,
+    every `pull_every_s` at most (0: only at the end). `sweep` is as written. `resolved` is the file's content as plain
+    data (traces read in), for the manifest.
     """
 
     file: Path
@@ -73,6 +74,7 @@ class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     repeats: int
     warmup_rounds: int
+    pull_every_s: float
     order: Literal["shuffled", "listed"]
     sweep: dict[str, list[Any]]
     conditions: tuple[Condition, ...]
@@ -92,6 +94,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     sweep: dict[str, list[Any]] = {}
     repeats: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRIALS)] = 1
     warmup_rounds: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1
+    pull_every_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 60.0
     order: Literal["shuffled", "listed"] = "shuffled"
     seed: Annotated[int, msgspec.Meta(ge=0)] = 1
 
@@ -111,6 +114,7 @@ def load_playbook(path: Path) -> Playbook:
         seed=entry.seed,
         repeats=entry.repeats,
         warmup_rounds=entry.warmup_rounds,
+        pull_every_s=entry.pull_every_s,
         order=entry.order,
         sweep=convert(written, _File).sweep,
         conditions=tuple(_conditions(written, top)),

@@ -45,6 +45,7 @@ class EventLog:
     """An events.jsonl file that one process appends to, from any of its threads."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._lock = threading.Lock()
         self._seq = 0

@@ -191,6 +191,23 @@ class RoundEnded(OfRound, frozen=True, kw_only=True, tag="round-ended"):
     duration_s: float
 
 
+class Paused(OfRound, frozen=True, kw_only=True, tag="paused"):
+    """(server) Between this round and the next, the experiment is held so that logs can be pulled; `number` from 1."""
+
+    number: int
+
+
+class Resumed(OfRound, frozen=True, kw_only=True, tag="resumed"):
+    """(server) The pause is over after `duration_s`, which count in no round and no trial; `by` says who ended it.
+
+    `by` is controller, or unwatched (it went away), or timeout.
+    """
+
+    number: int
+    duration_s: float
+    by: str
+
+
 class TargetReached(OfRound, frozen=True, kw_only=True, tag="target-reached"):
     """(server) The playbook's `stop` condition holds: the trial ends here."""
 
@@ -240,6 +257,8 @@ AnyEvent = (
     | ReplySent
     | Metrics
     | RoundEnded
+    | Paused
+    | Resumed
     | TargetReached
     | TrialEnded
     | CampaignEnded

@@ -80,7 +80,8 @@ class ServerJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     `warmup` comes before the trials: what a process does only once (lazy imports, loading data, first use of every
     kernel) shall not be in the first trial's time. `listen` is `address:port`; port 0 takes a free one, and the
-    `listening` event says which.
+    `listening` event says which. Between two rounds the experiment may be held for pulling logs, every `pull_every_s`
+    at most; 0 means never.
     """
 
     listen: str
@@ -88,6 +89,7 @@ class ServerJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
     trials: tuple[ServerTrial, ...]
     warmup: ServerTrial | None = None
     join_timeout_s: float = 120.0
+    pull_every_s: float = 0.0
 
 
 class ClientJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):

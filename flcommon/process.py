@@ -1,9 +1,4 @@
-"""Starts, watches and stops a detached process in a campaign's directory on its host.
-
-    python -m flcommon.process start DIR MODULE     take a job from stdin, run `python -m MODULE DIR/job.json`, detached
-    python -m flcommon.process watch DIR NAME...    print its events of these names as they come, until it has ended
-    python -m flcommon.process stop DIR             end its process group: SIGTERM, then SIGKILL
-    python -m flcommon.process list DIR             print the directories below DIR whose process is alive
+"""Starts and stops a detached process in a campaign's directory on its host; `flcommon.commands` has the verbs.
 
 The process outlives the SSH connection and the controller. A small supervisor, in a session of its own, starts it in a
 process group of its own, keeps stdout and stderr in files, and writes its exit status. A pid is trusted only together
@@ -12,12 +7,13 @@ with the start time that was written down with it, so a reused pid is never sign
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,7 +22,7 @@ import msgspec
 from flcommon.decoding import decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator
 
 JOB_FILE = "job.json"
 EVENTS_FILE = "events.jsonl"
@@ -34,14 +30,15 @@ STDOUT_FILE = "stdout"
 STDERR_FILE = "stderr"
 PROCESS_FILE = "process.json"
 EXIT_FILE = "exit.json"
+MANIFEST_FILE = "manifest.json"
+LOCK_FILE = ".lock"
 STOP_GRACE_S = 5.0
 STARTED = b"started\n"
 PYTHON = (sys.executable, "-P")
 """This interpreter, without the current directory on its path: files in a home directory are not our modules."""
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 """Keeps glibc from giving memory back after each message and faulting it in again (docs/decisions/0007)."""
-_LOOK_S = 0.05
-"""How often a watcher looks at the log's size: a stat(2) that costs microseconds."""
+_LOOK_S = 0.01
 
 T = TypeVar("T")
 
@@ -59,8 +56,11 @@ class Exit(msgspec.Struct, frozen=True):
     status: int | None
 
 
-class _Name(msgspec.Struct):
-    name: str
+class Order(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a start takes from standard input: the job, and what the campaign's server keeps for who attaches later."""
+
+    job: msgspec.Raw
+    manifest: msgspec.Raw = msgspec.Raw()
 
 
 def start_time(pid: int) -> str | None:
@@ -97,12 +97,35 @@ def read_exit(directory: Path) -> Exit | None:
     return _read(directory / EXIT_FILE, Exit)
 
 
-def start(directory: Path, module: str, job: bytes) -> None:
-    """Make the directory, write the job, start the module on it, detached, and return once it runs."""
-    directory.mkdir(parents=True)
-    (directory / JOB_FILE).touch(mode=0o600)
-    (directory / JOB_FILE).write_bytes(job)
-    argv = [*PYTHON, "-m", "flcommon.process", "supervise", str(directory), module]
+@contextmanager
+def alone(campaigns: Path) -> Iterator[None]:
+    """Hold the host's one lock on starting: of two controllers that start at once, one comes first."""
+    campaigns.mkdir(parents=True, exist_ok=True)
+    with (campaigns / LOCK_FILE).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def start(directory: Path, module: str, order: Order) -> None:
+    """Make the directory, write the job, start the module on it, detached, and return once it runs.
+
+    Raises SystemExit while a process of another campaign runs on this host, FileExistsError if the directory was used.
+    """
+    campaigns = directory.parents[1]
+    with alone(campaigns):
+        others = [one for one in running(campaigns) if one.parent != directory.parent]
+        if others:
+            raise SystemExit(f"a campaign runs there already ({others[0]})")
+        directory.mkdir(parents=True)
+        for name, content in ((JOB_FILE, order.job), (MANIFEST_FILE, order.manifest)):
+            if bytes(content):
+                (directory / name).touch(mode=0o600)
+                (directory / name).write_bytes(content)
+        _start_supervisor(directory, module)
+
+
+def _start_supervisor(directory: Path, module: str) -> None:
+    argv = [*PYTHON, "-m", "flcommon.process", str(directory), module]
     pipe = subprocess.PIPE
     supervisor = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True)
     # The supervisor closes its standard output once the process is started and written down.
@@ -133,20 +156,14 @@ def supervise(directory: Path, module: str) -> None:
     _write(directory / EXIT_FILE, Exit(status))
 
 
-def watch(directory: Path, names: Sequence[str]) -> Iterator[bytes]:
-    """Yield the event lines of these names as they come, and at the end one line that is an `Exit`."""
-    wanted = frozenset(names)
-    decoder = msgspec.json.Decoder(_Name)
-    for line in lines(directory, EVENTS_FILE):
-        with suppress(msgspec.MsgspecError):
-            if decoded(decoder.decode, line).name in wanted:
-                yield line
-    yield msgspec.json.encode(read_exit(directory) or Exit(None)) + b"\n"
-
-
 def stop(directory: Path, grace_s: float = STOP_GRACE_S) -> bool:
-    """End the process group that was started here; True if there was anything to end."""
-    who = read_identity(directory)
+    """End the process group that was started here; True if there was anything to end.
+
+    A start that is under way is waited for, one that has not begun finds the directory used.
+    """
+    with alone(directory.parents[1]):
+        who = read_identity(directory)
+        directory.mkdir(parents=True, exist_ok=True)
     if who is None or not alive(who):
         return False
     for sign, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s)):
@@ -163,52 +180,12 @@ def running(below: Path) -> list[Path]:
     return [directory for directory, who in found if who is not None and alive(who)]
 
 
-def lines(directory: Path, name: str, offset: int = 0) -> Iterator[bytes]:
-    """Yield the lines of one of a process's files from an offset on, as they come, until the process has ended.
-
-    A last line without its end comes too, once nothing more can come.
-    """
-    rest = b""
-    while True:
-        who = read_identity(directory)
-        ended = who is not None and not alive(who)
-        if ended:
-            _await_exit(directory)
-        new = read_from(directory / name, offset)
-        offset += len(new)
-        *complete, rest = (rest + new).split(b"\n")
-        yield from (line + b"\n" for line in complete)
-        if ended:
-            if rest:
-                yield rest + b"\n"
-            return
-        if not complete:
-            time.sleep(_LOOK_S)
-
-
-def read_from(path: Path, offset: int) -> bytes:
-    """Return what a growing file holds from an offset on; nothing if there is no file yet."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read()
-    except FileNotFoundError:
-        return b""
-
-
-def _await_exit(directory: Path) -> None:
-    """Give the supervisor a moment to write the exit file of a process that has just gone."""
-    deadline = time.monotonic() + 1.0
-    while read_exit(directory) is None and time.monotonic() < deadline:
-        time.sleep(_LOOK_S / 5)
-
-
 def _gone_within(who: Identity, patience_s: float) -> bool:
     deadline = time.monotonic() + patience_s
     while alive(who):
         if time.monotonic() > deadline:
             return False
-        time.sleep(_LOOK_S / 5)
+        time.sleep(_LOOK_S)
     return True
 
 
@@ -234,32 +211,5 @@ def _write(path: Path, value: msgspec.Struct) -> None:
     draft.replace(path)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Do one of the verbs; return the exit status."""
-    verb, directory, *rest = arguments
-    place = Path(directory)
-    match verb:
-        case "start":
-            start(place, rest[0], sys.stdin.buffer.read())
-        case "supervise":
-            supervise(place, rest[0])
-        case "watch":
-            print_lines(watch(place, rest))
-        case "stop":
-            stop(place)
-        case "list":
-            print_lines(os.fsencode(path) + b"\n" for path in running(place))
-        case _:
-            raise SystemExit(f"unknown verb {verb}")
-    return 0
-
-
-def print_lines(told: Iterable[bytes]) -> None:
-    """Write lines to standard output, each at once."""
-    for line in told:
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    supervise(Path(sys.argv[1]), sys.argv[2])

@@ -1,33 +1,18 @@
-"""How the processes of a host stand, and what they write: for `deploy status` and `deploy logs`. Changes nothing.
-
-python -m flcommon.status list BELOW                     a `Status` per line, the latest processes first
-python -m flcommon.status tail DIR FILE COUNT            the last lines of a file
-python -m flcommon.status follow DIR FILE COUNT          the same, then more until the process has ended
-"""
+"""How the processes of a host stand, and the end of what they write. Changes nothing."""
 
 from __future__ import annotations
 
-import sys
-import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from flcommon.process import (
-    EVENTS_FILE,
-    PROCESS_FILE,
-    alive,
-    lines,
-    print_lines,
-    read_exit,
-    read_from,
-    read_identity,
-)
+from flcommon.following import lines, read_from
+from flcommon.process import EVENTS_FILE, PROCESS_FILE, alive, read_exit, read_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+    from pathlib import Path
 
 LATEST = 5
 """Processes that are told of; a host keeps those of every campaign it ever had."""
@@ -99,20 +84,3 @@ def _start_of_last(path: Path, count: int) -> int:
     # The end of the line before them; a last line without its end counts as one.
     before = count + 1 if ends and ends[-1] == size - start - 1 else count
     return start + ends[-before] + 1 if len(ends) >= before else start
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Do one of the verbs; return the exit status."""
-    verb, place, *rest = arguments
-    match verb:
-        case "list":
-            print_lines(msgspec.json.encode(one) + b"\n" for one in statuses(Path(place), time.time()))
-        case "tail" | "follow":
-            print_lines(tail(Path(place), rest[0], int(rest[1]), follow=verb == "follow"))
-        case _:
-            raise SystemExit(f"unknown verb {verb}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -14,6 +14,7 @@ from flwr.serverapp import ServerApp
 
 from flcommon import flower, wire
 from flcommon.errors import FieldlabError
+from flcommon.eventlog import now
 from flcommon.events import (
     CampaignEnded,
     CampaignStarted,
@@ -25,6 +26,7 @@ from flcommon.events import (
 )
 from flcommon.seeding import seed_everything
 from flserver.grid import GrpcGrid
+from flserver.quiet import Quiet
 from flserver.rounds import Rounds
 from flserver.strategies import StrategyWatch, TargetMet, watching
 
@@ -55,20 +57,23 @@ def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
 def run_trials(job: ServerJob, app: ServerApp, grid: GrpcGrid, log: EventLog) -> None:
     """Run the warm-up and the trials; what ends the campaign early is noted and raised."""
     done = 0
+    quiet = Quiet(log.path.parent, log, job.pull_every_s)
     try:
         if job.warmup is not None:
             run_trial(job.warmup, app, grid, log)
         for trial in job.trials:
-            run_trial(trial, app, grid, log)
+            if done:
+                quiet.between(job.trials[done - 1].index, job.trials[done - 1].rounds, now())
+            run_trial(trial, app, grid, log, quiet)
             done += 1
     finally:
         log.write(CampaignEnded(ok=done == len(job.trials), trials_done=done))
 
 
-def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog) -> None:
+def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog, quiet: Quiet | None = None) -> None:
     """Run one trial from fresh state, and log it whether it succeeds or not."""
     log.write(TrialOpened(trial=trial.index))
-    rounds = Rounds(log, trial.index)
+    rounds = Rounds(log, trial.index, quiet)
     grid.begin(trial.index, rounds)
     grid.streams.broadcast(wire.OpenTrial(trial.index))
     seed_everything(trial.seed)

@@ -1,4 +1,7 @@
-"""Where one round ends and the next begins: rounds follow each other without a gap, so their times add up."""
+"""Where one round ends and the next begins: rounds follow each other without a gap, so their times add up.
+
+Pauses for pulling logs lie between rounds and count nowhere.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from flcommon.events import PhaseEnded, RoundEnded, RoundStarted
 
 if TYPE_CHECKING:
     from flwr.app import Message
+
+    from flserver.quiet import Quiet
 
 
 def round_of(message: Message) -> int | None:
@@ -24,9 +29,11 @@ def round_of(message: Message) -> int | None:
 class Rounds:
     """The rounds of one trial. Round r lasts from the first sign of it until the first sign of round r + 1."""
 
-    def __init__(self, log: EventLog, trial: int) -> None:
+    def __init__(self, log: EventLog, trial: int, quiet: Quiet | None = None) -> None:
         self._log = log
         self._trial = trial
+        self._quiet = quiet
+        self._paused_s = 0.0
         self._first: Moment | None = None
         self._started: Moment | None = None
         self._ended: Moment | None = None
@@ -39,6 +46,9 @@ class Rounds:
             return
         at = now()
         self.leave(at)
+        if self._quiet is not None and self.number:
+            ended, at = at, self._quiet.between(self._trial, self.number, at)
+            self._paused_s += ended.until_s(at)
         self.number, self._started = number, at
         self._first = self._first or at
         self._log.write(RoundStarted(trial=self._trial, round=number), at)
@@ -61,5 +71,5 @@ class Rounds:
 
     @property
     def total_s(self) -> float:
-        """Seconds from the start of the first round to the end of the last."""
-        return self._first.until_s(self._ended) if self._first and self._ended else 0.0
+        """Seconds from the start of the first round to the end of the last, without pauses."""
+        return self._first.until_s(self._ended) - self._paused_s if self._first and self._ended else 0.0

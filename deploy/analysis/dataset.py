@@ -110,6 +110,7 @@ def _versions(readings: Mapping[str, Reading]) -> Iterator[tuple[str, dict[str, 
 
 
 def _problems(run: Path, manifest: Manifest, readings: Mapping[str, Reading]) -> Iterator[str]:
+    yield from (f"{host} took no part: {why}" for host, why in manifest.absent.items())
     indices = {WARMUP, *(trial.index for trial in manifest.trials)}
     for host, reading in readings.items():
         for problem in (*reading.problems, *_complaints(manifest.campaign, reading)):

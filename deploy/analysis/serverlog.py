@@ -11,6 +11,7 @@ from flcommon.events import (
     MessageSent,
     Metrics,
     OfTrial,
+    Resumed,
     RoundEnded,
     RoundStarted,
     TargetReached,
@@ -37,6 +38,8 @@ class TrialLog:
     duration_s: dict[int, float] = field(default_factory=dict)
     asked: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     accuracy: dict[tuple[int, str], float] = field(default_factory=dict)
+    pauses: list[tuple[int, int]] = field(default_factory=list)
+    """When a pause for pulling logs was over, and how long it was: both in nanoseconds."""
     target_ns: int | None = None
     ended: TrialEnded | None = None
 
@@ -51,6 +54,8 @@ class TrialLog:
                 self.asked[event.round].add(event.client)
             case Metrics() if METRIC in event.values:
                 self.accuracy[event.round, event.source] = event.values[METRIC]
+            case Resumed():
+                self.pauses.append((stamp.mono_ns, round(event.duration_s * 1e9)))
             case TargetReached():
                 self.target_ns = stamp.mono_ns
             case TrialEnded():
@@ -75,7 +80,7 @@ class TrialLog:
         """Seconds from the first round's start to the target; 0 when the initial model already met it."""
         if self.target_ns is None:
             return None
-        return max(0.0, (self.target_ns - self.first_ns) / 1e9) if self.first_ns is not None else 0.0
+        return max(0.0, self._since_first_s(self.target_ns)) if self.first_ns is not None else 0.0
 
     @property
     def last_accuracy(self) -> float | None:
@@ -90,11 +95,10 @@ class TrialLog:
 
     def rounds(self, clients: Mapping[int, Iterable[ClientRound]]) -> tuple[Round, ...]:
         """Return the rounds that began, each with what its `clients` (by round) did."""
-        first = self.first_ns or 0
         return tuple(
             Round(
                 number=number,
-                started_s=(ns - first) / 1e9,
+                started_s=self._since_first_s(ns),
                 duration_s=self.duration_s.get(number),
                 accuracy=self.accuracy_of(number),
                 asked=len(self.asked.get(number, ())),
@@ -103,6 +107,11 @@ class TrialLog:
             for number, ns in sorted(self.started_ns.items())
             if number > 0
         )
+
+    def _since_first_s(self, ns: int) -> float:
+        """Return the seconds from the first round's start to a moment, without the pauses in between."""
+        first = self.first_ns or 0
+        return (ns - first - sum(long for over, long in self.pauses if first < over <= ns)) / 1e9
 
 
 def trial_logs(events: Iterable[tuple[Stamp, AnyEvent]]) -> dict[int, TrialLog]:

@@ -21,6 +21,7 @@ from flcommon.events import (
     MessageSent,
     Metrics,
     ReplyReceived,
+    Resumed,
     RoundEnded,
     RoundStarted,
     TargetReached,
@@ -61,11 +62,14 @@ class FakeRound:
 
 @dataclass(frozen=True)
 class FakeTrial:
+    """One trial; between its rounds the experiment is paused for `pause_s` seconds."""
+
     plan: PlannedTrial
     rounds: Sequence[FakeRound]
     ok: bool = True
     ended: bool = True
     reached: bool = False
+    pause_s: float = 0.0
 
     @property
     def total_s(self) -> float:
@@ -145,15 +149,19 @@ class FakeRun:
         return writer
 
     def _trial(self, writers: Mapping[str, Writer], trial: FakeTrial, at_s: float) -> float:
-        server, index, start_s = writers["server"], trial.plan.index, at_s
+        server, index = writers["server"], trial.plan.index
         server.write(at_s - 0.1, TrialOpened(trial=index))
         for number, each in enumerate(trial.rounds, 1):
+            if trial.pause_s and number > 1:
+                at_s += trial.pause_s
+                pause = {"trial": index, "round": number - 1, "number": number - 1}
+                server.write(at_s, Resumed(**pause, duration_s=trial.pause_s, by="controller"))
             self._round(writers, (index, number), each, at_s)
             at_s += each.duration_s
         if trial.reached:
             server.write(at_s, TargetReached(trial=index, round=len(trial.rounds), metric="accuracy", value=0.9))
         if trial.ended:
-            done = TrialEnded(trial=index, ok=trial.ok, rounds=len(trial.rounds), duration_s=at_s - start_s)
+            done = TrialEnded(trial=index, ok=trial.ok, rounds=len(trial.rounds), duration_s=trial.total_s)
             server.write(at_s, done)
         return at_s
 

@@ -52,6 +52,20 @@ def test_with_a_target_the_total_ends_when_it_is_reached(tmp_path: Path, kit: Mo
     assert (censored.total_s, censored.target_s, censored.censored, censored.timed) == (3.0, None, True, False)
 
 
+def test_pauses_for_pulling_logs_are_nobodys_time(tmp_path: Path, kit: ModuleType) -> None:
+    """With pauses between rounds every number is what it is without them."""
+    stop = Stop(metric="accuracy", at_least=0.5)
+    rounds = [kit.simple_round(1.0, accuracy=0.1)] * 3
+    found = []
+    for name, pause_s in (("without", 0.0), ("with", 7.0)):
+        trial = kit.FakeTrial(kit.plan(0, stop=stop), rounds, reached=True, pause_s=pause_s)
+        (tmp_path / name).mkdir()
+        found.append(read_dataset(kit.FakeRun(tmp_path / name, [trial]).write()).trials)
+    assert found[0] == found[1]
+    assert found[1][0].target_s == 3.0
+    assert [each.started_s for each in found[1][0].rounds] == [0.0, 1.0, 2.0]
+
+
 def test_trials_that_failed_or_never_ended_are_told_apart(tmp_path: Path, kit: ModuleType) -> None:
     rounds = [kit.simple_round(1.0)]
     trials = [

@@ -30,6 +30,7 @@ def playbook(
         app="flclient.apps.payload",
         seed=seed,
         repeats=repeats,
+        pull_every_s=60.0,
         warmup_rounds=1,
         order=order,
         sweep={},

@@ -15,8 +15,9 @@ import msgspec
 import psutil
 import pytest
 
-from flcommon import process
-from flcommon.process import Exit, Identity
+from flcommon import commands, process
+from flcommon.following import watch
+from flcommon.process import Exit, Identity, Order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,8 @@ with open(job["gate"]) as gate:  # until the test opens the other end
     gate.read()
 sys.exit(job["status"])
 """
-CLI = [sys.executable, "-P", "-m", "flcommon.process"]
+CLI = [sys.executable, "-P", "-m", "flcommon.commands"]
+ORDER = b'{"job":{}}'
 
 
 @pytest.fixture(autouse=True)
@@ -88,12 +90,12 @@ def job(place: Path, status: int = 0, *, deaf: bool = False, helper: bool = Fals
 
 def start(place: Path, what: bytes) -> dict:
     """Start the worker and wait until it says that it is ready; return what it said."""
-    process.start(place, MODULE, what)
+    process.start(place, MODULE, Order(msgspec.Raw(what)))
     return ready(place)
 
 
 def ready(place: Path) -> dict:
-    return json.loads(next(process.watch(place, ["ready"])))
+    return json.loads(next(watch(place, ["ready"])))
 
 
 def release(place: Path) -> None:
@@ -103,7 +105,7 @@ def release(place: Path) -> None:
 
 def wait_ended(place: Path) -> Exit:
     """Return the last line of a watch, which comes when the process has ended."""
-    *_, last = process.watch(place, [])
+    *_, last = watch(place, [])
     return msgspec.json.decode(last, type=Exit)
 
 
@@ -161,7 +163,7 @@ def test_a_signal_is_a_negative_status(place: Path) -> None:
 
 def test_a_module_that_is_not_there_ends_at_once(place: Path) -> None:
     """The process has run and failed: status 1, and Python's reason in the stderr file."""
-    process.start(place, "no_such_module", b"{}")
+    process.start(place, "no_such_module", Order(msgspec.Raw(b"{}")))
     assert wait_ended(place) == Exit(1)
     assert "no_such_module" in (place / "stderr").read_text()
 
@@ -170,7 +172,7 @@ def test_start_never_overwrites_an_earlier_one(place: Path) -> None:
     """A campaign's directory is used once."""
     start(place, job(place))
     with pytest.raises(FileExistsError):
-        process.start(place, MODULE, b"other")
+        process.start(place, MODULE, Order(msgspec.Raw(b"other")))
     assert (place / "job.json").read_bytes() == job(place)
     release(place)
     assert wait_ended(place) == Exit(0)
@@ -182,13 +184,13 @@ def test_a_start_that_fails_says_why(place: Path, tmp_path: Path, monkeypatch: p
     broken.write_text("raise RuntimeError('a broken installation')\n")
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
     with pytest.raises(SystemExit, match="a broken installation"):
-        process.start(place, MODULE, job(place))
+        process.start(place, MODULE, Order(msgspec.Raw(job(place))))
 
 
 def test_files_in_the_current_directory_are_not_our_modules(place: Path, tmp_path: Path) -> None:
     """A `msgspec.py` in a user's home directory does no harm."""
     (tmp_path / "msgspec.py").write_text("raise RuntimeError\n")
-    done = subprocess.run([*CLI, "start", place, "this"], input=b"", cwd=tmp_path, capture_output=True, check=True)
+    done = subprocess.run([*CLI, "start", place, "this"], input=ORDER, cwd=tmp_path, capture_output=True, check=True)
     assert done.stderr == b""
     assert wait_ended(place) == Exit(0)
 
@@ -201,7 +203,7 @@ def test_it_outlives_the_session_that_started_it(place: Path) -> None:
     script = '"$@" < job && echo started && exec cat'
     argv = ["sh", "-c", script, "sh", *CLI, "start", str(place), MODULE]
     place.parent.mkdir(parents=True)
-    (place.parent / "job").write_bytes(job(place, 3))
+    (place.parent / "job").write_bytes(b'{"job":%b}' % job(place, 3))
     with subprocess.Popen(
         argv, cwd=place.parent, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as starter:
@@ -215,6 +217,35 @@ def test_it_outlives_the_session_that_started_it(place: Path) -> None:
     assert process.running(place.parents[1]) == [place]
     release(place)
     assert wait_ended(place) == Exit(3)
+
+
+def test_a_second_campaign_is_refused(place: Path) -> None:
+    """Two controllers that start at once: one comes first, the other is told which campaign runs; nothing is left."""
+    start(place, job(place))
+    other = place.parents[1] / "c2" / "host"
+    with pytest.raises(SystemExit, match=f"a campaign runs there already \\({place}\\)"):
+        process.start(other, MODULE, Order(msgspec.Raw(b"{}")))
+    assert not other.parent.exists()
+    process.stop(place)
+    assert wait_ended(place) == Exit(-signal.SIGTERM)
+
+
+def test_of_many_starts_at_once_one_succeeds(place: Path) -> None:
+    """The look at what runs and the start are one step: no gap for another controller in between."""
+    campaigns = place.parents[1]
+    argvs = [[*CLI, "start", campaigns / f"c{number}" / "host", MODULE] for number in range(4)]
+    starts = [subprocess.Popen(argv, stdin=subprocess.PIPE, stderr=subprocess.PIPE) for argv in argvs]
+    for one in starts:
+        one.stdin.write(b'{"job":%b}' % job(place))
+        one.stdin.close()
+    said = [one.stderr.read() for one in starts]
+    assert sorted(one.wait(10) for one in starts) == [0, 1, 1, 1]
+    assert sum(b"a campaign runs there already" in text for text in said) == 3
+    for one in starts:
+        one.stderr.close()
+    (winner,) = process.running(campaigns)
+    process.stop(winner)
+    assert wait_ended(winner) == Exit(-signal.SIGTERM)
 
 
 # --- stop -------------------------------------------------------------------------------------------------------------
@@ -243,12 +274,20 @@ def test_stop_ends_the_whole_group(place: Path) -> None:
 
 
 def test_stop_twice_is_once(place: Path) -> None:
-    """There is nothing to end where nothing runs, and where nothing was ever started."""
-    assert process.stop(place) is False
+    """There is nothing to end where nothing runs any more."""
     start(place, job(place))
     release(place)
     wait_ended(place)
     assert process.stop(place) is False
+
+
+def test_what_was_stopped_before_it_started_never_starts(place: Path) -> None:
+    """An interrupt may come while the order to start is still under way."""
+    assert process.stop(place) is False
+    with pytest.raises(FileExistsError):
+        process.start(place, MODULE, Order(msgspec.Raw(b"{}")))
+    with pytest.raises(SystemExit, match="nothing was started there"):
+        next(watch(place, []))
 
 
 def test_a_reused_pid_is_never_signalled(place: Path) -> None:
@@ -303,7 +342,7 @@ def write(place: Path, data: bytes) -> None:
 def test_watch_yields_the_named_events_and_the_exit_last(place: Path, child: subprocess.Popen) -> None:
     """Other events, and lines that are none, are left out; the very lines are passed on."""
     write(place, b'{"name":"ready","x": 1}\n{"name":"other"}\nnonsense\n{"name":"\xff"}\n{"name":"listening"}\n')
-    lines = process.watch(place, ["ready", "listening"])
+    lines = watch(place, ["ready", "listening"])
     assert next(lines) == b'{"name":"ready","x": 1}\n'
     assert next(lines) == b'{"name":"listening"}\n'
     write(place, b'{"name":"ready","x": 2}\n')
@@ -312,10 +351,20 @@ def test_watch_yields_the_named_events_and_the_exit_last(place: Path, child: sub
     assert list(lines) == [b'{"name":"ready","x": 2}\n', b'{"status":4}\n']
 
 
+def test_a_watch_that_comes_back_goes_on_where_it_was(place: Path, child: subprocess.Popen) -> None:
+    """After a lost connection nothing comes twice, and nothing that happened meanwhile is missing."""
+    write(place, b"".join(b'{"name":"%b","seq":%d}\n' % (b"ab"[seq % 2 :][:1], seq) for seq in range(6)))
+    (place / "exit.json").write_bytes(b'{"status":0}')
+    child.communicate(timeout=10)
+    *lines, last = watch(place, ["a"], after=2)
+    assert [json.loads(line)["seq"] for line in lines] == [4]
+    assert last == b'{"status":0}\n'
+
+
 def test_a_line_written_in_two_halves_comes_once_and_whole(place: Path, child: subprocess.Popen) -> None:
     """A watcher that looks in the middle of a write waits for the rest."""
     write(place, b'{"name":"first"}\n{"name":"sec')
-    lines = process.watch(place, ["first", "second"])
+    lines = watch(place, ["first", "second"])
     assert next(lines) == b'{"name":"first"}\n'  # the half line has been read with it
     write(place, b'ond"}\n')
     assert next(lines) == b'{"name":"second"}\n'
@@ -329,7 +378,7 @@ def test_a_torn_last_line_is_not_passed_on(place: Path, child: subprocess.Popen)
     write(place, b'{"name":"first"}\n{"name":"first"')
     (place / "exit.json").write_bytes(b'{"status":-9}')
     child.communicate(timeout=10)
-    assert list(process.watch(place, ["first"])) == [b'{"name":"first"}\n', b'{"status":-9}\n']
+    assert list(watch(place, ["first"])) == [b'{"name":"first"}\n', b'{"status":-9}\n']
 
 
 def test_an_end_that_nobody_saw_is_said_to_be_unknown(place: Path) -> None:
@@ -346,24 +395,43 @@ def test_an_end_that_nobody_saw_is_said_to_be_unknown(place: Path) -> None:
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def test_list_and_stop_from_the_command_line(place: Path) -> None:
-    """`list` prints the directories whose process lives, and only those; `stop` ends it."""
+def test_stop_from_the_command_line(place: Path) -> None:
+    """`running` names the directories whose process lives, and only those; `stop` ends it."""
     start(place, job(place))
     dead = place.with_name("dead")
     dead.mkdir()
     (dead / "process.json").write_bytes(msgspec.json.encode(Identity(os.getpid(), "0")))
-    listed = subprocess.run([*CLI, "list", place.parents[1]], capture_output=True, text=True, check=True)
-    assert listed.stdout == f"{place}\n"
+    assert process.running(place.parents[1]) == [place]
     subprocess.run([*CLI, "stop", place], check=True)
     assert wait_ended(place) == Exit(-signal.SIGTERM)
-    listed = subprocess.run([*CLI, "list", place.parents[1]], capture_output=True, text=True, check=True)
-    assert listed.stdout == ""
+    assert process.running(place.parents[1]) == []
+
+
+def test_run_from_the_command_line_starts_and_watches(place: Path) -> None:
+    """One command over one connection: the events from the first on, and the exit; the order's manifest is kept."""
+    order = b'{"job":%b,"manifest":{"campaign":"c1"}}' % job(place, 3)
+    with subprocess.Popen([*CLI, "run", place, MODULE, "ready"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
+        one.stdin.write(order)
+        one.stdin.close()
+        assert json.loads(one.stdout.readline())["name"] == "ready"
+        release(place)
+        assert one.stdout.read() == b'{"status":3}\n'
+    assert json.loads((place / "manifest.json").read_bytes()) == {"campaign": "c1"}
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """No traceback reaches the controller: the file, and what the system says."""
+    (tmp_path / "campaigns").write_text("in the way")
+    argv = [*CLI, "start", tmp_path / "campaigns" / "c" / "h", MODULE]
+    done = subprocess.run(argv, input=ORDER, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == f"{tmp_path}/campaigns: File exists\n"
 
 
 def test_watch_from_the_command_line(place: Path) -> None:
     """`watch` prints each line at once, and ends by itself after the exit line."""
     start(place, job(place, 3))
-    with subprocess.Popen([*CLI, "watch", place, "ready"], stdout=subprocess.PIPE) as watcher:
+    with subprocess.Popen([*CLI, "watch", place, "-1", "ready"], stdout=subprocess.PIPE) as watcher:
         assert json.loads(watcher.stdout.readline())["name"] == "ready"
         release(place)
         assert watcher.stdout.read() == b'{"status":3}\n'
@@ -373,4 +441,4 @@ def test_watch_from_the_command_line(place: Path) -> None:
 def test_an_unknown_verb_is_refused(tmp_path: Path) -> None:
     """A slip of the pen says what was not understood."""
     with pytest.raises(SystemExit, match="unknown verb begin"):
-        process.main(["begin", str(tmp_path)])
+        commands.main(["begin", str(tmp_path)])

@@ -75,5 +75,5 @@ def test_following_ends_with_the_process(process):
     directory = process("c1", 10, status=0)
     with open(f"{directory}/stdout", "wb") as file:  # noqa: PTH123 - a text path, as on a host
         file.write(b"one\ntwo\nthree")
-    argv = [sys.executable, "-m", "flcommon.status", "follow", directory, "stdout", "2"]
+    argv = [sys.executable, "-m", "flcommon.commands", "follow", directory, "stdout", "2"]
     assert subprocess.run(argv, capture_output=True, check=True).stdout == b"two\nthree\n"

@@ -1,0 +1,73 @@
+"""What the controller asks a host to do with its processes: `python -m flcommon.commands VERB DIR …`.
+
+    start DIR MODULE              take an `Order` from stdin, run `python -m MODULE DIR/job.json`, detached
+    run DIR MODULE NAME...        start, then watch, in one go
+    watch DIR SEQ NAME...         print its events of these names after number SEQ as they come, until it has ended
+    stop DIR                      end its process group: SIGTERM, then SIGKILL
+    paused DIR NUMBER             print `yes` if the server holds the experiment for that pause
+    resume DIR NUMBER             let that pause end
+    status BELOW                  a `Status` per line, the latest processes first
+    tail DIR FILE COUNT           the last lines of a file
+    follow DIR FILE COUNT         the same, then more until the process has ended
+
+DIR is `<workdir>/campaigns/<campaign>/<host>`, BELOW the directory of all campaigns.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from flcommon.following import print_lines, watch
+from flcommon.process import Order, start, stop
+from flcommon.quiet import is_paused, resume
+from flcommon.status import statuses, tail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do one of the verbs and return the exit status; what goes wrong with a file is one line on stderr."""
+    verb, directory, *rest = arguments
+    try:
+        _do(verb, Path(directory), rest)
+    except OSError as error:
+        print(f"{error.filename or directory}: {error.strerror}", file=sys.stderr)  # noqa: T201 - for the controller
+        return 1
+    return 0
+
+
+def _do(verb: str, place: Path, rest: Sequence[str]) -> None:
+    match verb:
+        case "start":
+            start(place, rest[0], _order())
+        case "run":
+            start(place, rest[0], _order())
+            print_lines(watch(place, rest[1:]))
+        case "watch":
+            print_lines(watch(place, rest[1:], int(rest[0])))
+        case "stop":
+            stop(place)
+        case "paused":
+            print_lines([b"yes\n"] if is_paused(place, int(rest[0])) else [])
+        case "resume":
+            resume(place, int(rest[0]))
+        case "status":
+            print_lines(msgspec.json.encode(one) + b"\n" for one in statuses(place, time.time()))
+        case "tail" | "follow":
+            print_lines(tail(place, rest[0], int(rest[1]), follow=verb == "follow"))
+        case _:
+            raise SystemExit(f"unknown verb {verb}")
+
+
+def _order() -> Order:
+    return msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
