@@ -6,6 +6,7 @@ import contextlib
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,10 +15,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from deploy.errors import DeployError, InputError
+from deploy.errors import DeployError, InputError, together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from types import FrameType
 
@@ -77,16 +78,68 @@ Examples:
     deploy up inventory/lab.yaml                       on your own machines
 
     deploy up inventory/lab.yaml -p playbooks/paper.yaml
+
+    deploy up --detach --min-clients 3 inventory/lab.yaml   overnight, with as many as are there
 """
 )
-def up(inventory: InventoryFile = None, playbook: PlaybookFile = None, runs: RunsDirectory = Path("runs")) -> None:
+def up(  # noqa: PLR0913 - a command's options
+    inventory: InventoryFile = None,
+    playbook: PlaybookFile = None,
+    runs: RunsDirectory = Path("runs"),
+    *,
+    min_clients: Annotated[
+        int | None,
+        typer.Option("--min-clients", metavar="K", min=1, help="Go on without hosts that fail, if K clients are left."),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="End a campaign that runs on the lab.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when the campaign runs; see attach.")] = False,
+) -> None:
     """Run a playbook on a lab, pull the logs, and write the report.
 
     Everything that is started is stopped, and what was measured is kept, also after Ctrl-C or a failure.
     """
     with _errors():
         lab, chosen = _inputs(inventory, playbook)
-        _up(lab, chosen, runs)
+        _up(lab, Wishes(chosen, runs, min_clients, replace=replace, detach=detach))
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    deploy attach inventory/lab.yaml                   watch what `up --detach`, or a laptop that slept, left running
+"""
+)
+def attach(inventory: RealInventory, runs: RunsDirectory = Path("runs")) -> None:
+    """Watch the campaign that runs on a lab to its end, pull its logs, and write the report.
+
+    Any controller can do so. Ctrl-C leaves the campaign running; one that has ended meanwhile is recorded at once.
+    """
+    with _errors("left running: attach again whenever you like"):
+        from deploy.attach import Place, attach  # noqa: PLC0415 - keeps --help fast
+        from deploy.remote.ssh import connect  # noqa: PLC0415
+
+        lab = _real_lab(inventory)
+        place = Place(_enter(lab), runs, connect)
+        _recording(lab.lab, lambda view: attach(place, view))
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    deploy stop inventory/lab.yaml                     end the campaign that runs there, and keep what it measured
+"""
+)
+def stop(inventory: RealInventory, runs: RunsDirectory = Path("runs")) -> None:
+    """Stop the campaign that runs on a lab, pull its logs, and report on what was measured."""
+    with _errors():
+        from deploy.attach import Place, end  # noqa: PLC0415 - keeps --help fast
+        from deploy.remote.ssh import connect  # noqa: PLC0415
+
+        lab = _real_lab(inventory)
+        place = Place(_enter(lab), runs, connect)
+        _recording(lab.lab, lambda view: end(place, view))
 
 
 @app.command(
@@ -165,12 +218,18 @@ def logs(
 Examples:
 
     deploy down inventory/lab.yaml                     end what an `up` left running there
+
+    deploy down --purge inventory/lab.yaml             and leave nothing of the toolkit on the hosts
 """
 )
-def down(inventory: InventoryFile = None) -> None:
-    """Stop every process of the toolkit on a lab's hosts.
+def down(
+    inventory: InventoryFile = None,
+    *,
+    purge: Annotated[bool, typer.Option("--purge", help="Also remove code, environments and logs.")] = False,
+) -> None:
+    """Stop every process of the toolkit on a lab's hosts; with --purge, remove all that it keeps there.
 
-    What was pushed stays. A virtual lab needs no `down`: its hosts are gone with the command that started them.
+    A virtual lab needs no `down`: its hosts are gone with the command that started them.
     """
     with _errors():
         from deploy.inventory import Inventory  # noqa: PLC0415 - keeps --help fast
@@ -181,8 +240,11 @@ def down(inventory: InventoryFile = None) -> None:
         if not isinstance(lab, Inventory):
             Console().print("A virtual lab's hosts are gone with the command that started them: nothing to do.")
             return
-        for line in take_down(lab, connect):
-            Console().print(Text(line))
+        done = take_down(lab, connect, purge=purge)
+        for name, told in done.results.items():
+            Console().print(Text(f"{name}: {told}"), soft_wrap=True)
+        if done.failures:
+            raise together(done.failures)
 
 
 @app.command(
@@ -198,23 +260,54 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run direct
         _report(run, None)
 
 
-def _up(lab: Inventory | VirtualLab, playbook: Playbook, runs: Path) -> None:
+@dataclass(frozen=True)
+class Wishes:
+    """What the user of `up` asks for, beside the lab."""
+
+    playbook: Playbook
+    runs: Path
+    min_clients: int | None
+    replace: bool
+    detach: bool
+
+
+def _up(lab: Inventory | VirtualLab, wishes: Wishes) -> None:
     """Run, and report on whatever was measured, whether the run ended well or not."""
     from deploy.campaign import Request, up  # noqa: PLC0415 - keeps --help fast
-    from deploy.progress import Progress  # noqa: PLC0415
+    from deploy.inventory import Inventory  # noqa: PLC0415
     from deploy.remote.ssh import connect  # noqa: PLC0415
 
+    if wishes.detach and not isinstance(lab, Inventory):
+        raise InputError(lab.file, "its hosts end with the command that starts them: no --detach", key="provider")
+    request = Request(
+        _enter(lab),
+        wishes.playbook,
+        wishes.runs,
+        connect,
+        min_clients=wishes.min_clients,
+        replace=wishes.replace,
+        detach=wishes.detach,
+    )
+    _recording(f"{lab.lab} · {wishes.playbook.playbook}", lambda view: up(request, view), ended=not wishes.detach)
+    if wishes.detach:
+        Console().print(f"the campaign runs; watch it with: deploy attach {lab.file}", soft_wrap=True)
+
+
+def _recording(title: str, work: Callable[[Progress], None], *, ended: bool = True) -> None:
+    """Do something that records a run, showing progress; report on what has `ended`, and on what failed."""
+    from deploy.progress import Progress  # noqa: PLC0415 - keeps --help fast
+
     started = time.monotonic()
-    progress = Progress(Console(), f"{lab.lab} · {playbook.playbook}")
+    progress = Progress(Console(), title)
     try:
         with progress, _patient(progress):
-            up(Request(_enter(lab), playbook, runs, connect), progress)
+            work(progress)
     except (DeployError, KeyboardInterrupt):
         if progress.directory is not None:
             with contextlib.suppress(DeployError):
                 _report(progress.directory, None)
         raise
-    if progress.directory is not None:
+    if ended and progress.directory is not None:
         _report(progress.directory, started)
 
 
@@ -290,7 +383,7 @@ def _patient(progress: Progress) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def _errors(interrupted: str = "everything that was started is stopped") -> Iterator[None]:
     """Turn the toolkit's errors into a message and an exit status."""
     try:
         yield
@@ -301,5 +394,5 @@ def _errors() -> Iterator[None]:
         Console(stderr=True).print("given up: processes may still run on the hosts; end them with: deploy down")
         sys.exit(130)
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted: everything that was started is stopped")
+        Console(stderr=True).print(f"interrupted: {interrupted}")
         sys.exit(130)

@@ -68,13 +68,13 @@ class ConnectionLost(HostError):
 
 
 class LabError(DeployError):
-    """Several hosts failed; `failures` holds each one's error, in the order of the inventory."""
+    """Several hosts failed; `failures` holds each one's error, in the order of the inventory; `so` what follows."""
 
     exit_code = 3
 
-    def __init__(self, failures: Mapping[str, DeployError]) -> None:
+    def __init__(self, failures: Mapping[str, DeployError], so: str = "") -> None:
         self.failures = dict(failures)
-        super().__init__("\n".join(str(error) for error in self.failures.values()))
+        super().__init__("\n".join([*(str(error) for error in self.failures.values()), *([so] if so else [])]))
 
 
 def together(failures: Mapping[str, DeployError]) -> DeployError:

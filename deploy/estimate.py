@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deploy.manifest import PlannedTrial
-    from deploy.plan import Plan
+    from deploy.view import Trials
 
 
 class Estimate:
     """Counts rounds as they end. What a round takes without its delay is the mean of those seen so far."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Trials) -> None:
         clients = len(plan.clients)
         self._trials = {trial.index: trial for trial in plan.trials}
         self._injected_s = {trial.index: _injected_s(trial, clients) for trial in plan.trials}

@@ -48,7 +48,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a run that is not in its logs.
 
     `trials` stand in the order of execution. `status` says how the campaign ended; `error` why, if it failed.
-    `phases_s` is the controller's own account: seconds for hosts, connect, look, push, start, run, stop, pull.
+    `hosts` are those that took part; `absent` says why others of the inventory did not. `phases_s` is the controller's
+    own account: seconds for hosts, connect, look, prepare, push, start, run, stop, pull.
     """
 
     schema: int
@@ -66,3 +67,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     hosts: dict[str, HostRecord]
     trials: tuple[PlannedTrial, ...]
     phases_s: dict[str, float]
+    absent: dict[str, str] = {}
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The names of the clients that took part, in the order of the inventory."""
+        return tuple(name for name, record in self.hosts.items() if record.role == "client")
+
+    @property
+    def server(self) -> str:
+        """The server's name."""
+        return next(name for name, record in self.hosts.items() if record.role == "server")

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from deploy.manifest import PlannedTrial
-    from deploy.plan import Plan
+    from deploy.view import Trials
 
 PHASES = {
     "hosts": "getting hosts",
     "connect": "connecting",
     "look": "looking",
+    "prepare": "preparing Python",
     "push": "pushing code",
     "start": "starting",
     "run": "running",
@@ -50,7 +51,7 @@ class Progress:
         self._since = time.monotonic()
         self._phase = ""
         self._hosts: dict[str, str] = {}
-        self._plan: Plan | None = None
+        self._plan: Trials | None = None
         self._estimate: Estimate | None = None
         self._places: dict[int, int] = {}
         self._trial: PlannedTrial | None = None
@@ -94,7 +95,7 @@ class Progress:
         """Show a host's state."""
         self._hosts[name] = state
 
-    def run(self, directory: Path, plan: Plan) -> None:
+    def run(self, directory: Path, plan: Trials) -> None:
         """Show the plan."""
         self.directory, self._plan, self._estimate = directory, plan, Estimate(plan)
         self._places = {trial.index: place for place, trial in enumerate(plan.trials, 1)}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,10 +15,15 @@ from deploy.errors import DeployError
 from deploy.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Iterator
     from pathlib import Path
 
     from deploy.manifest import Manifest
+
+
+class _Head(msgspec.Struct):
+    campaign: str
+    status: str
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,22 @@ class RunDirectory:
     """A run directory that exists."""
 
     path: Path
+
+    @classmethod
+    def of(cls, base: Path, manifest: Manifest) -> RunDirectory:
+        """Return the directory of this campaign: a new one, or the one that its first controller has made.
+
+        Raises DeployError if all of the campaign is recorded there already.
+        """
+        for file in sorted((base / manifest.lab).glob(f"*/{MANIFEST_FILE}")):
+            with suppress(OSError, msgspec.MsgspecError):
+                head = msgspec.json.decode(file.read_bytes(), type=_Head)
+                if head.campaign == manifest.campaign and head.status != "running":
+                    raise DeployError(f"nothing runs on the lab; its last campaign is recorded in {file.parent}")
+                if head.campaign == manifest.campaign:
+                    return cls(file.parent)
+        at = datetime.strptime(manifest.created_utc, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        return cls.create(base, manifest.lab, manifest.playbook, at)
 
     @classmethod
     def create(cls, base: Path, lab: str, playbook: str, at: datetime) -> RunDirectory:
@@ -38,6 +63,18 @@ class RunDirectory:
                 raise DeployError(f"{path}: the run directory cannot be made: {error.strerror}") from error
             else:
                 return cls(path)
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Be the only one on this machine who writes here; raises DeployError if another `deploy` does."""
+        directory = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise DeployError(f"{self.path}: another `deploy` on this machine records this campaign already") from error
+        finally:
+            os.close(directory)
 
     def raw(self, host: str) -> Path:
         """Return where a host's files are kept exactly as pulled."""

@@ -1,30 +1,41 @@
-"""`deploy down`: ends every process of the toolkit that runs on a lab's hosts, of whatever campaign."""
+"""`deploy down`: ends every process of the toolkit on a lab's hosts, and with `--purge` removes what was pushed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deploy import hostside
 from deploy.facts import look
-from deploy.remote.fanout import connect_all, fan_out
-from deploy.worker import running, stop
+from deploy.remote.fanout import ask_each
+from deploy.worker import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from deploy.inventory import Host, Inventory
+    from deploy.remote.fanout import Outcome
     from deploy.remote.protocol import Remote
 
-
-def take_down(inventory: Inventory, connect: Callable[[Host], Remote]) -> list[str]:
-    """Stop what runs, and return one sentence per host; raises DeployError."""
-    hosts = {host.name: host for host in inventory.hosts}
-    with connect_all(inventory.hosts, connect) as remotes:
-        done = fan_out(remotes, lambda remote: list(_stop(hosts[remote.host], remote)))
-    return [f"{name}: {', '.join(found) if found else 'nothing was running'}" for name, found in done.items()]
+STEP = "purge"
 
 
-def _stop(host: Host, remote: Remote) -> Iterator[str]:
+def take_down(inventory: Inventory, connect: Callable[[Host], Remote], *, purge: bool = False) -> Outcome[str]:
+    """Stop what runs on all hosts, and with `purge` remove all that the toolkit keeps in their work directories.
+
+    Returns a sentence per host, and the failures of those that could not be cleared: they keep no other from it.
+    """
+    return ask_each(
+        inventory.hosts,
+        connect,
+        lambda host, remote: ", ".join(_clear(host, remote, purge=purge)) or "nothing was running",
+    )
+
+
+def _clear(host: Host, remote: Remote, *, purge: bool) -> Iterator[str]:
     facts = look(host, remote)
-    for directory in running(remote, facts):
+    for directory in facts.running:
         stop(remote, facts, directory)
         yield f"stopped {directory}"
+    if purge:
+        told = remote.run(["sh", "-c", hostside.shell("purge"), "purge", facts.workdir], step=STEP)
+        yield told.strip()

@@ -8,15 +8,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from deploy.plan import Plan
+    from deploy.manifest import PlannedTrial
     from flcommon.events import AnyEvent
+
+
+class Trials(Protocol):
+    """What will run (a Plan or a Manifest): the trials in the order of execution, and on which clients."""
+
+    @property
+    def trials(self) -> tuple[PlannedTrial, ...]: ...  # noqa: D102
+    @property
+    def clients(self) -> tuple[str, ...]: ...  # noqa: D102
 
 
 class View(Protocol):
     """Somebody who is told what happens."""
 
     def phase(self, name: str) -> None:
-        """A phase of the life cycle begins: hosts, connect, look, push, start, run, stop, pull, report."""
+        """A phase of the life cycle begins: hosts, connect, look, prepare, push, start, run, stop, pull, report."""
 
     def hosts(self, names: Sequence[str]) -> None:
         """The hosts of the lab are known."""
@@ -24,7 +33,7 @@ class View(Protocol):
     def host(self, name: str, state: str) -> None:
         """A host's state has changed, in a few words."""
 
-    def run(self, directory: Path, plan: Plan) -> None:
+    def run(self, directory: Path, plan: Trials) -> None:
         """What will run, and where the run is kept."""
 
     def event(self, host: str, event: AnyEvent) -> None:
@@ -46,7 +55,7 @@ class Silent:
     def host(self, name: str, state: str) -> None:
         """Show nothing."""
 
-    def run(self, directory: Path, plan: Plan) -> None:
+    def run(self, directory: Path, plan: Trials) -> None:
         """Show nothing."""
 
     def event(self, host: str, event: AnyEvent) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from deploy.errors import CampaignError, DeployError, HostError
+from deploy.errors import CampaignError, ConnectionLost, DeployError, HostError
 from flcommon import events
 from flcommon.eventlog import parse_line
 from flcommon.process import Exit
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from deploy.worker import Worker
+    from flcommon.process import Order
 
 E = TypeVar("E", bound=events.Event)
 
@@ -39,6 +40,7 @@ SERVER_EVENTS = names_of(
     events.TrialOpened,
     events.RoundStarted,
     events.RoundEnded,
+    events.Paused,
     events.Metrics,
     events.TrialEnded,
     events.CampaignEnded,
@@ -47,6 +49,9 @@ SERVER_EVENTS = names_of(
 CLIENT_EVENTS = names_of(events.Ready, events.Failed)
 AFTERMATH_S = 3.0
 """How long the others get to say what they saw, once one process has failed."""
+PATIENCE_S = 120.0
+"""How long a host may be out of reach before it counts as lost: a laptop wakes up, a Wi-Fi comes back, a Pi boots."""
+_LONGEST_WAIT_S = 8.0
 
 
 @dataclass
@@ -75,19 +80,28 @@ class Watched:
 
 @dataclass
 class CampaignWatch:
-    """Follows processes by one thread each; `on_event` gets (host, event) in the caller's thread."""
+    """Follows processes by one thread each; `on_event` gets (host, event) in the caller's thread.
+
+    A connection that is lost is made again for `patience_s`, and nothing that happened meanwhile is missed: the
+    campaign needs no controller.
+    """
 
     on_event: Callable[[str, events.AnyEvent], None]
     hosts: dict[str, Watched] = field(default_factory=dict)
+    on_note: Callable[[str], None] = lambda _text: None
+    on_pause: Callable[[events.Paused], None] = lambda _paused: None
+    patience_s: float = PATIENCE_S
     aftermath_s: float = AFTERMATH_S
     _lines: SimpleQueue[tuple[str, str | DeployError]] = field(default_factory=SimpleQueue)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
     _last: str = ""
 
-    def follow(self, worker: Worker, names: Iterable[str]) -> None:
-        """Begin to watch a process that was started."""
+    def follow(self, worker: Worker, names: Iterable[str], order: Order | None = None) -> None:
+        """Begin to watch a process; with an `order`, start it first."""
         self.hosts[worker.host] = Watched()
-        thread = threading.Thread(target=self._follow, args=(worker, tuple(names)), name=f"watch-{worker.host}")
+        follower = _Follower(worker, tuple(names), order, self)
+        thread = threading.Thread(target=follower.run, name=f"watch-{worker.host}")
         self._threads.append(thread)
         thread.start()
 
@@ -114,15 +128,22 @@ class CampaignWatch:
 
         Not for ever: one that watches a process which could not be stopped ends when its connection is closed.
         """
+        self._over.set()
         deadline = time.monotonic() + AFTERMATH_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _follow(self, worker: Worker, names: tuple[str, ...]) -> None:
-        try:
-            worker.watch(names, lambda line: self._lines.put((worker.host, line)))
-        except DeployError as error:
-            self._lines.put((worker.host, error))
+    def leave(self) -> None:
+        """Let the processes be: the threads end when their connections are closed."""
+        self._over.set()
+
+    def tell(self, host: str, told: str | DeployError) -> None:
+        """Take a line of a process, or the reason why no more will come; from any thread."""
+        self._lines.put((host, told))
+
+    def wait(self, seconds: float) -> bool:
+        """Wait before trying again; False if nobody watches any more."""
+        return not self._over.wait(seconds)
 
     def _all_ended(self) -> bool:
         return all(one.ended for one in self.hosts.values())
@@ -143,6 +164,8 @@ class CampaignWatch:
             one.failed = event
         self._last = _where(event) or self._last
         self.on_event(host, event)
+        if isinstance(event, events.Paused):
+            self.on_pause(event)
         return event
 
     def _note_exit(self, host: str, told: str) -> None:
@@ -179,6 +202,55 @@ class CampaignWatch:
 
     def _when(self) -> str:
         return f" ({self._last})" if self._last else ""
+
+
+@dataclass
+class _Follower:
+    """Watches one process from a thread of its own, over as many connections as it takes."""
+
+    worker: Worker
+    names: tuple[str, ...]
+    order: Order | None
+    watch: CampaignWatch
+    seen: int = -1
+    """The number of the last event that came."""
+
+    def run(self) -> None:
+        try:
+            self._start()
+        except ConnectionLost as lost:
+            self._return(lost)
+        except DeployError as error:
+            self.watch.tell(self.worker.host, error)
+
+    def _start(self) -> None:
+        if self.order is None:
+            self.worker.watch(self.names, self._take)
+        else:
+            self.worker.run(self.order, self.names, self._take)
+
+    def _return(self, lost: DeployError) -> None:
+        """Connect again and again, until the patience is over; the last reason is the one that counts."""
+        deadline, wait_s = time.monotonic() + self.watch.patience_s, 0.5
+        if self.watch.wait(0):
+            self.watch.on_note(f"{lost}; trying again")
+        while time.monotonic() < deadline and self.watch.wait(wait_s):
+            try:
+                self.worker.watch(self.names, self._take, after=self.seen)
+            except ConnectionLost as error:
+                lost, deadline, wait_s = error, time.monotonic() + self.watch.patience_s, 0.5
+            except HostError as error:
+                lost, wait_s = error, min(2 * wait_s, _LONGEST_WAIT_S)
+                if error.step != "connect":
+                    break
+            else:
+                return
+        self.watch.tell(self.worker.host, lost)
+
+    def _take(self, line: str) -> None:
+        with suppress(msgspec.MsgspecError):
+            self.seen = max(self.seen, parse_line(line.encode())[0].seq)
+        self.watch.tell(self.worker.host, line)
 
 
 def _echo(failed: events.Failed) -> bool:

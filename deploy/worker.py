@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from deploy.facts import Facts
     from deploy.remote.protocol import Remote
-    from flcommon.job import Job
+    from flcommon.process import Order
 
 PULLED = (EVENTS_FILE, STDOUT_FILE, STDERR_FILE, JOB_FILE, PROCESS_FILE, EXIT_FILE)
 _PIECE_BYTES = 1 << 20
@@ -63,20 +63,28 @@ class Worker:
         """Where job, logs, pid and exit files are, on the host."""
         return f"{self.facts.workdir}/campaigns/{self.campaign}/{self.host}"
 
-    def start(self, job: Job) -> None:
-        """Start the process, detached; raises HostError."""
-        argv = self._argv("start", self.directory, self.module)
-        self.remote.run(argv, step="start", stdin=msgspec.json.encode(job))
+    def run(self, order: Order, names: Sequence[str], on_line: Callable[[str], None]) -> None:
+        """Start the process, detached, and go on as `watch` does, in one command; raises HostError."""
+        argv = self._argv("run", self.module, *names)
+        self.remote.run(argv, step="start", stdin=msgspec.json.encode(order), on_line=on_line)
 
-    def watch(self, names: Sequence[str], on_line: Callable[[str], None]) -> None:
-        """Pass on the events of these names as they come, and last the process's `Exit`; raises HostError."""
-        self.remote.run(self._argv("watch", self.directory, *names), step="watch", on_line=on_line)
+    def watch(self, names: Sequence[str], on_line: Callable[[str], None], *, after: int = -1) -> None:
+        """Pass on the events of these names after number `after`, and last the process's `Exit`; raises HostError."""
+        self.remote.run(self._argv("watch", f"{after}", *names), step="watch", on_line=on_line)
 
     def stop(self) -> None:
-        """End the process, if it runs; raises HostError."""
-        self.remote.run(self._argv("stop", self.directory), step="stop")
+        """End the process, if it runs, and keep it from being started; raises HostError."""
+        self.remote.run(self._argv("stop"), step="stop")
 
-    def pull(self, into: Path) -> dict[str, int]:
+    def is_paused(self, number: int) -> bool:
+        """Whether this process, the server's, holds the experiment for that pause right now; raises HostError."""
+        return bool(self.remote.read(self._argv("paused", f"{number}"), step="pull"))
+
+    def resume(self, number: int) -> None:
+        """Let that pause end; raises HostError."""
+        self.remote.run(self._argv("resume", f"{number}"), step="pull")
+
+    def pull(self, into: Path, *, final: bool = True) -> dict[str, int]:
         """Copy the process's files into a directory and return their sizes in bytes; raises HostError.
 
         Only files that were asked for are written, under the names that were asked for, and each is checked against
@@ -97,8 +105,8 @@ class Worker:
             raise HostError(self.host, "pull", f"{', '.join(damaged)} arrived damaged, and is not kept")
         return {name: size for name, (size, _) in table.items() if name in PULLED}
 
-    def _argv(self, *words: str) -> list[str]:
-        return _argv(self.facts, self.code, *words)
+    def _argv(self, verb: str, *words: str) -> list[str]:
+        return command(self.facts, self.code, verb, self.directory, *words)
 
     def _table(self, line: bytes) -> dict[str, tuple[int, str]]:
         try:
@@ -107,23 +115,16 @@ class Worker:
             raise HostError(self.host, "pull", f"a table of contents that cannot be read: {line[:80]!r}") from error
 
 
-def running(remote: Remote, facts: Facts) -> list[str]:
-    """Return the directories of all our processes that are alive on a host, of any campaign; raises HostError."""
-    if not facts.code:
-        return []
-    return remote.read(_argv(facts, _any_code(facts), "list", f"{facts.workdir}/campaigns"), step="look").splitlines()
-
-
 def stop(remote: Remote, facts: Facts, directory: str) -> None:
-    """End the process of a directory that `running` named; raises HostError."""
-    remote.run(_argv(facts, _any_code(facts), "stop", directory), step="stop")
+    """End the process of a directory of `facts.running`; raises HostError."""
+    remote.run(command(facts, _any_code(facts), "stop", directory), step="stop")
 
 
 def host_statuses(remote: Remote, facts: Facts) -> list[Status]:
     """Return how our latest processes on a host stand, the latest first; raises HostError."""
     if not facts.code:
         return []
-    argv = _argv(facts, _any_code(facts), "list", f"{facts.workdir}/campaigns", module="flcommon.status")
+    argv = command(facts, _any_code(facts), "status", f"{facts.workdir}/campaigns")
     try:
         return [
             decoded(_status_decoder.decode, line.encode()) for line in remote.read(argv, step="status").splitlines()
@@ -135,17 +136,18 @@ def host_statuses(remote: Remote, facts: Facts) -> list[Status]:
 def host_tail(remote: Remote, facts: Facts, file: Tail, on_line: Callable[[str], None]) -> None:
     """Pass on the end of a process's file, and with `follow` what is added to it; raises HostError."""
     verb = "follow" if file.follow else "tail"
-    words = (verb, file.directory, file.name, str(file.lines))
-    remote.run(_argv(facts, _any_code(facts), *words, module="flcommon.status"), step="logs", on_line=on_line)
+    argv = command(facts, _any_code(facts), verb, file.directory, file.name, str(file.lines))
+    remote.run(argv, step="logs", on_line=on_line)
+
+
+def command(facts: Facts, code: str, *words: str) -> list[str]:
+    """Return the argv of a verb of `flcommon.commands` on a host."""
+    return ["env", f"PYTHONPATH={code}", facts.python, "-P", "-m", "flcommon.commands", *words]
 
 
 def _any_code(facts: Facts) -> str:
     """Return a bundle that is on the host already: processes are found and ended the same way by any."""
     return f"{facts.workdir}/code/{facts.code[-1]}"
-
-
-def _argv(facts: Facts, code: str, *words: str, module: str = "flcommon.process") -> list[str]:
-    return ["env", f"PYTHONPATH={code}", facts.python, "-P", "-m", module, *words]
 
 
 def _unpack(stream: IO[bytes], path: Path, size: int, sha256: str) -> bool:

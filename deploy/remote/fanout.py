@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from deploy.errors import DeployError, together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from deploy.inventory import Host
@@ -26,12 +27,19 @@ WIDE = 50
 """Threads for what mostly waits: connecting, looking. Bulk transfer wants about 8: Python threads fight for the GIL."""
 
 
-def fan_out(items: Mapping[str, T], work: Callable[[T], R], *, width: int = WIDE) -> dict[str, R]:
-    """Do `work` on the item of every host, `width` at a time, and return the results in the items' order.
+@dataclass(frozen=True)
+class Outcome(Generic[R]):
+    """What came of the same work on many hosts: every host is in one of the two, both in the hosts' order."""
 
-    All are tried, whatever fails. One host's failure is raised as it is, several as a LabError; an exception that is
-    not a DeployError is a bug and goes first. An interrupt does not wait for work that has begun: closing the
-    connections ends it.
+    results: dict[str, R]
+    failures: dict[str, DeployError]
+
+
+def try_out(items: Mapping[str, T], work: Callable[[T], R], *, width: int = WIDE) -> Outcome[R]:
+    """Do `work` on the item of every host, `width` at a time; all are tried, whatever fails.
+
+    An exception that is not a DeployError is a bug and is raised. An interrupt does not wait for work that has begun:
+    closing the connections ends it.
     """
     pool = ThreadPoolExecutor(max_workers=max(1, min(width, len(items))), thread_name_prefix="fan-out")
     try:
@@ -41,20 +49,39 @@ def fan_out(items: Mapping[str, T], work: Callable[[T], R], *, width: int = WIDE
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
-    _raise_failures(futures)
-    return {name: future.result() for name, future in futures.items()}
+    return _outcome(futures)
+
+
+def fan_out(items: Mapping[str, T], work: Callable[[T], R], *, width: int = WIDE) -> dict[str, R]:
+    """Do `work` on the item of every host, as `try_out` does, and return the results in the items' order.
+
+    One host's failure is raised as it is, several as a LabError.
+    """
+    outcome = try_out(items, work, width=width)
+    if outcome.failures:
+        raise together(outcome.failures)
+    return outcome.results
 
 
 @contextlib.contextmanager
 def connect_all(hosts: Iterable[Host], connect: Callable[[Host], Remote]) -> Iterator[dict[str, Remote]]:
-    """Connect to all hosts at once for the length of a with-block; all or none.
+    """Connect to all hosts at once for the length of a with-block; all or none."""
+    with connect_each(hosts, connect) as outcome:
+        if outcome.failures:
+            raise together(outcome.failures)
+        yield outcome.results
 
-    If one fails, or on Ctrl-C, those that are open are closed again, the last first. A close that fails does not keep
+
+@contextlib.contextmanager
+def connect_each(hosts: Iterable[Host], connect: Callable[[Host], Remote]) -> Iterator[Outcome[Remote]]:
+    """Connect to all hosts at once for the length of a with-block; it is for the caller to say how many are enough.
+
+    At the end, or on Ctrl-C, those that are open are closed again, the last first. A close that fails does not keep
     the others from being closed, and never hides the error that came first.
     """
     opened = _Opened()
     try:
-        yield fan_out({host.name: host for host in hosts}, lambda host: opened.keep(connect(host)))
+        yield try_out({host.name: host for host in hosts}, lambda host: opened.keep(connect(host)))
     except BaseException as error:
         for failure in opened.close():
             error.add_note(f"and then, while closing: {failure}")
@@ -63,19 +90,22 @@ def connect_all(hosts: Iterable[Host], connect: Callable[[Host], Remote]) -> Ite
         raise failures[0]
 
 
+def ask_each(hosts: Iterable[Host], connect: Callable[[Host], Remote], ask: Callable[[Host, Remote], R]) -> Outcome[R]:
+    """Ask all hosts at once, each over a connection of its own, whatever fails on others."""
+
+    def answer(host: Host) -> R:
+        with contextlib.closing(connect(host)) as remote:
+            return ask(host, remote)
+
+    return try_out({host.name: host for host in hosts}, answer)
+
+
 def ask_all(
-    hosts: Iterable[Host], connect: Callable[[Host], Remote], ask: Callable[[Host, Remote], R]
+    hosts: Sequence[Host], connect: Callable[[Host], Remote], ask: Callable[[Host, Remote], R]
 ) -> dict[str, R | DeployError]:
-    """Ask all hosts at once, each over a connection of its own; one that fails is an answer like any other."""
-
-    def answer(host: Host) -> R | DeployError:
-        try:
-            with contextlib.closing(connect(host)) as remote:
-                return ask(host, remote)
-        except DeployError as error:
-            return error
-
-    return fan_out({host.name: host for host in hosts}, answer)
+    """Ask all hosts at once, as `ask_each` does; one that fails is an answer like any other, in the hosts' order."""
+    told = ask_each(hosts, connect, ask)
+    return {host.name: told.failures.get(host.name) or told.results[host.name] for host in hosts}
 
 
 class _Opened:
@@ -108,10 +138,9 @@ class _Opened:
         return failures
 
 
-def _raise_failures(futures: Mapping[str, Future[R]]) -> None:
+def _outcome(futures: Mapping[str, Future[R]]) -> Outcome[R]:
     errors = {name: error for name, future in futures.items() if (error := future.exception()) is not None}
     failures = {name: error for name, error in errors.items() if isinstance(error, DeployError)}
     if len(failures) < len(errors):
         raise next(error for error in errors.values() if not isinstance(error, DeployError))
-    if failures:
-        raise together(failures)
+    return Outcome({name: future.result() for name, future in futures.items() if name not in failures}, failures)

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from deploy import hostside
+from deploy.attach import Place
 from deploy.bundle import make_bundle
 from deploy.campaign import Request, up
 from deploy.errors import HostError
@@ -70,9 +71,11 @@ class Recorder(Silent):
 
 
 def word(argv: Sequence[str]) -> str:
-    """Return in one word what a command does: look, list, push, start, watch, stop or pull."""
-    if "flcommon.process" in argv:
-        return argv[argv.index("flcommon.process") + 1]
+    """Return in one word what a command does: look, push, run, watch, stop, pull, paused, resume or status."""
+    if "flcommon.commands" in argv:
+        return argv[argv.index("flcommon.commands") + 1]
+    if argv[0] == "cat":
+        return "manifest"
     scripts = {hostside.source("receive"): "push", hostside.source("send"): "pull"}
     return scripts[argv[2]] if argv[1] == "-c" and argv[2] in scripts else "look"
 
@@ -120,12 +123,13 @@ class FakeLab:
     timeline: list[tuple[str, str]] = field(default_factory=list)
     stations: dict[str, Station] = field(default_factory=dict)
     server_address: str = "192.0.2.10:0"
+    unreachable: dict[str, HostError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for host in HOSTS:
             self.stations[host] = Station(host, {}, timeline=self.timeline)
             self.tell(host, "look", facts())
-            self.tell(host, "watch", STORIES[host])
+            self.tell(host, "run", STORIES[host])
             self.tell(host, "pull", sent(FILES))
 
     def tell(self, host: str, name: str, answer: str | bytes | Exception) -> None:
@@ -134,12 +138,30 @@ class FakeLab:
         key = _Fits(name)
         station.answers = {key: answer, **{old: told for old, told in station.answers.items() if old != key}}
 
-    def up(self) -> None:
+    def up(self, **wishes: Any) -> None:
         file = self.tmp_path / "small.yaml"
         file.write_text(PLAYBOOK)
-        lab = contextlib.nullcontext(self.inventory)
-        request = Request(lab, load_playbook(file), self.tmp_path / "runs", lambda host: self.stations[host.name])
-        up(request, self.view)
+        up(Request(self.entered, load_playbook(file), self.runs, self.connect, **wishes), self.view)
+
+    @property
+    def place(self) -> Place:
+        """The lab as `attach` and `end` want it."""
+        return Place(self.entered, self.runs, self.connect)
+
+    @property
+    def runs(self) -> Path:
+        return self.tmp_path / "runs"
+
+    @property
+    def entered(self) -> contextlib.AbstractContextManager[Inventory]:
+        return contextlib.nullcontext(self.inventory)
+
+    def connect(self, host: Host) -> Station:
+        """Log in, but for hosts that are `unreachable`."""
+        refusal = self.unreachable.get(host.name)
+        if refusal is not None:
+            raise refusal
+        return self.stations[host.name]
 
     @property
     def inventory(self) -> Inventory:

@@ -11,10 +11,16 @@ from deploy import watch
 from deploy.bundle import make_bundle
 from deploy.campaign import client_address, listen_address
 from deploy.errors import CampaignError, CommandFailed, DeployError, HostError, LabError
+from deploy.manifest import Manifest
 from flcommon import events
 from flcommon.job import ClientJob, ServerJob
+from flcommon.process import Order
 
 ALL = {"server", "client-1", "client-2"}
+STORY_OF_ONE = (
+    b'{"v":1,"seq":0,"mono_ns":0,"wall_ns":0,"name":"listening","address":"192.0.2.10:50123"}\n'
+    b'{"v":1,"seq":1,"mono_ns":1,"wall_ns":1,"name":"campaign-started","trials":2,"clients":1}\n{"status":0}\n'
+)
 
 
 def failed(host, step, output="no room"):
@@ -42,15 +48,21 @@ def test_the_steps_come_in_the_order_of_the_life_cycle(lab, script):
     for host in ALL:
         lab.tell(host, "look", script.facts(code=("0123456789abcdef",)))
     lab.up()
-    assert lab.view.phases == ["hosts", "connect", "look", "push", "start", "run", "stop", "pull"]
+    assert lab.view.phases == ["hosts", "connect", "look", "prepare", "push", "start", "run", "stop", "pull"]
     steps = [name for _, name in lab.timeline]
     assert set(steps[:3]) == {"look"}
-    assert set(steps[3:6]) == {"list"}
-    assert set(steps[6:9]) == {"push"}
-    assert lab.timeline[9:11] == [("server", "start"), ("server", "watch")]
-    assert set(lab.timeline[11:13]) == {("client-1", "start"), ("client-2", "start")}
-    assert set(lab.timeline[13:15]) == {("client-1", "watch"), ("client-2", "watch")}
-    assert steps[15:] == ["pull"] * 3
+    assert set(steps[3:6]) == {"push"}
+    assert lab.timeline[6] == ("server", "run")
+    assert set(lab.timeline[7:9]) == {("client-1", "run"), ("client-2", "run")}
+    assert steps[9:] == ["pull"] * 3
+
+
+def test_a_warm_up_to_running_takes_two_commands(lab, script, digest):
+    """Where the code is already, a host is looked at and started, and asked for nothing else before the logs."""
+    for host in ALL:
+        lab.tell(host, "look", script.facts(code=(digest,)))
+    lab.up()
+    assert [name for host, name in lab.timeline if host == "client-1"] == ["look", "run", "pull"]
 
 
 def test_what_only_looks_uses_the_verb_that_only_looks(lab):
@@ -75,20 +87,22 @@ def test_processes_run_from_the_pushed_code_in_a_directory_of_their_own(lab, dig
     """Nothing of what a host has installed as `flcommon` is used; every campaign has its own directory."""
     lab.up()
     for host, module in (("server", "flserver"), ("client-2", "flclient")):
-        (start,) = lab.stations[host].did("start")
+        (start,) = lab.stations[host].did("run")
         directory = f"/home/pi/.fieldlab/campaigns/{lab.manifest.campaign}/{host}"
         assert start.argv[:2] == ("env", f"PYTHONPATH=/home/pi/.fieldlab/code/{digest}")
-        assert start.argv[-3:] == ("start", directory, module)
+        assert start.argv[6:9] == ("run", directory, module)
 
 
 def test_clients_get_the_port_that_the_server_has_taken(lab):
     """The inventory says port 0; the port in the clients' jobs is that of the `listening` event."""
     lab.up()
-    (server,) = lab.stations["server"].did("start")
-    assert msgspec.json.decode(server.stdin, type=ServerJob).listen == "192.0.2.10:0"
+    (server,) = lab.stations["server"].did("run")
+    order = msgspec.json.decode(server.stdin, type=Order)
+    assert msgspec.json.decode(order.job, type=ServerJob).listen == "192.0.2.10:0"
+    assert msgspec.json.decode(order.manifest, type=Manifest).campaign == lab.manifest.campaign
     for number, host in enumerate(("client-1", "client-2")):
-        (client,) = lab.stations[host].did("start")
-        job = msgspec.json.decode(client.stdin, type=ClientJob)
+        (client,) = lab.stations[host].did("run")
+        job = msgspec.json.decode(msgspec.json.decode(client.stdin, type=Order).job, type=ClientJob)
         assert job.server_address == "192.0.2.10:50123"
         assert (job.host, job.node_config["partition-id"]) == (host, number)
 
@@ -117,7 +131,7 @@ def test_an_interrupt_stops_what_still_runs(lab, script):
     """Ctrl-C in a round: every process is stopped, and what was measured until then is pulled from all hosts."""
     for host in ALL:
         lab.stations[host].lasting = True
-        lab.tell(host, "watch", script.said(*(script.opening if host == "server" else ())))
+        lab.tell(host, "run", script.said(*(script.opening if host == "server" else ())))
     lab.view.interrupt_at = events.RoundStarted
     with pytest.raises(KeyboardInterrupt):
         lab.up()
@@ -131,20 +145,122 @@ def test_an_interrupt_before_the_clients_start_starts_none(lab):
     lab.view.interrupt_at = events.Listening
     with pytest.raises(KeyboardInterrupt):
         lab.up()
-    assert lab.hosts_that("start") == {"server"}
+    assert lab.hosts_that("run") == {"server"}
     assert "server" in lab.hosts_that("stop")
     assert lab.manifest.status == "interrupted"
 
 
+RUNNING = "/home/pi/.fieldlab/campaigns/20260101T000000Z-abcdef"
+
+
 def test_a_busy_host_is_refused_before_anything_changes(lab, script):
-    """Two campaigns on one host would time each other: the error names the host and the way out."""
-    lab.tell("client-2", "look", script.facts(code=("0123456789abcdef",)))
-    lab.tell("client-2", "list", "/home/pi/.fieldlab/campaigns/20260101T000000Z-abcdef/client-2\n")
-    with pytest.raises(HostError, match=r"client-2: look: a campaign runs there already \(.*abcdef.*deploy down"):
+    """Two campaigns on one host would time each other: the error names the host and the ways out."""
+    lab.tell("client-2", "look", script.facts(code=("0123456789abcdef",), running=(f"{RUNNING}/client-2",)))
+    with pytest.raises(
+        HostError, match=r"client-2: look: a campaign runs there already \(.*abcdef.*deploy attach"
+    ) as one:
         lab.up()
-    assert {name for _, name in lab.timeline} == {"look", "list"}
+    assert all(way in str(one.value) for way in ("deploy attach lab.yaml", "deploy stop lab.yaml", "--replace"))
+    assert {name for _, name in lab.timeline} == {"look"}
     assert lab.view.directory is None
     assert all(station.closed for station in lab.stations.values())
+
+
+def test_replace_ends_what_runs_first(lab, script):
+    """With --replace the other campaign is stopped where it runs, and said so; then all goes its way."""
+    lab.tell("client-2", "look", script.facts(code=("0123456789abcdef",), running=(f"{RUNNING}/client-2",)))
+    lab.up(replace=True)
+    (stop,) = lab.stations["client-2"].did("stop")
+    assert stop.argv[-1] == f"{RUNNING}/client-2"
+    assert lab.view.notes == [f"client-2: stopped {RUNNING}/client-2"]
+    assert lab.timeline.index(("client-2", "stop")) < lab.timeline.index(("client-2", "push"))
+    assert lab.manifest.status == "complete"
+
+
+@pytest.mark.parametrize("step", ["connect", "look", "push"])
+def test_the_campaign_goes_on_with_the_clients_that_are_left(lab, step):
+    """A client that cannot be reached, used or prepared is left out: manifest and user are told."""
+    if step == "connect":
+        lab.unreachable["client-1"] = HostError("client-1", "connect", "no answer")
+    else:
+        lab.tell("client-1", step, HostError("client-1", step, "no answer"))
+    lab.tell("server", "run", STORY_OF_ONE)
+    lab.up(min_clients=1)
+    assert (lab.manifest.status, set(lab.manifest.hosts)) == ("complete", {"server", "client-2"})
+    assert lab.manifest.absent == {"client-1": f"client-1: {step}: no answer"}
+    assert lab.view.notes == [f"going on without client-1: client-1: {step}: no answer"]
+    assert lab.hosts_that("run") == lab.hosts_that("pull") == {"server", "client-2"}
+    (client,) = lab.stations["client-2"].did("run")
+    job = msgspec.json.decode(msgspec.json.decode(client.stdin, type=Order).job, type=ClientJob)
+    assert job.node_config == {"partition-id": 0, "num-partitions": 1}
+
+
+def test_too_few_clients_are_too_few(lab):
+    """All that failed, at whatever step, are named together, and how many are left."""
+    lab.unreachable["client-1"] = HostError("client-1", "connect", "no answer")
+    lab.tell("client-2", "look", HostError("client-2", "look", "no room"))
+    with pytest.raises(LabError) as caught:
+        lab.up(min_clients=1)
+    assert str(caught.value).splitlines() == [
+        "client-1: connect: no answer",
+        "client-2: look: no room",
+        "0 of 2 clients are left, fewer than --min-clients 1",
+    ]
+    assert lab.hosts_that("push") == set()
+    assert all(station.closed for host, station in lab.stations.items() if host != "client-1")
+
+
+def test_without_its_server_no_lab_goes_on(lab):
+    """However few clients would do."""
+    lab.unreachable["server"] = HostError("server", "connect", "no answer")
+    with pytest.raises(HostError, match=r"^server: connect: no answer$"):
+        lab.up(min_clients=1)
+
+
+def test_hosts_that_cannot_be_reached_are_named_together(lab):
+    """Without --min-clients all hosts are needed; none is looked at when one is missing."""
+    for host in ("client-1", "server"):
+        lab.unreachable[host] = HostError(host, "connect", "no answer")
+    with pytest.raises(LabError) as caught:
+        lab.up()
+    assert list(caught.value.failures) == ["server", "client-1"]
+    assert lab.timeline == []
+
+
+def test_detached_is_left_running(lab, script):
+    """`up --detach` returns once the campaign runs: nothing is stopped or pulled, and the manifest says `running`."""
+    for host in ALL:
+        lab.stations[host].lasting = True
+        lab.tell(host, "run", script.said(*(script.opening[:2] if host == "server" else ())))
+    lab.up(detach=True)
+    assert lab.hosts_that("run") == ALL
+    assert lab.hosts_that("stop") | lab.hosts_that("pull") == set()
+    assert lab.manifest.status == "running"
+    assert lab.view.notes == []
+    assert all(station.closed for station in lab.stations.values())
+
+
+def test_a_pause_is_used_for_pulling(lab, script):
+    """What is new is pulled from all hosts while the server holds the experiment; then it is let go on."""
+    pause = (events.Paused(trial=0, round=1, number=3),)
+    lab.tell("server", "run", script.said(*script.opening, *pause) + script.exited(0))
+    lab.tell("server", "paused", "yes\n")
+    lab.up()
+    steps = [(host, name) for host, name in lab.timeline if name in ("paused", "pull", "resume")]
+    assert steps[0] == ("server", "paused")
+    assert set(steps[1:4]) == {(host, "pull") for host in ALL}
+    assert steps[4] == ("server", "resume")
+    assert {name for _, name in steps[5:]} == {"pull"}
+    assert lab.stations["server"].did("resume")[0].argv[-1] == "3"
+
+
+def test_a_pause_that_is_over_is_none(lab, script):
+    """An old log that is read again tells of pauses: nothing is pulled during a round."""
+    pause = (events.Paused(trial=0, round=1, number=3),)
+    lab.tell("server", "run", script.said(*script.opening, *pause) + script.exited(0))
+    lab.up()
+    assert lab.hosts_that("resume") == set()
+    assert [name for _, name in lab.timeline].count("pull") == 3
 
 
 def test_a_host_with_findings_is_refused_before_anything_changes(lab, script):
@@ -162,7 +278,7 @@ def test_a_push_that_fails_names_host_and_step(lab):
     lab.tell("client-1", "push", failed("client-1", "push"))
     with pytest.raises(CommandFailed, match=r"^client-1: push: exit status 1 from: python\n    no room$"):
         lab.up()
-    assert lab.hosts_that("start") == set()
+    assert lab.hosts_that("run") == set()
     assert lab.view.directory is None
 
 
@@ -181,9 +297,9 @@ def broken(lab, script):
     own = events.Failed(step="run", reason="RuntimeError: the card is full")
     gone = events.Failed(step="run", reason="client-2 is gone: RuntimeError")
     echo = events.Failed(step="run", reason="the server ended the campaign: client-2 is gone")
-    lab.tell("client-2", "watch", script.said(ready, own) + script.exited(1))
-    lab.tell("client-1", "watch", script.said(ready, echo) + script.exited(1))
-    lab.tell("server", "watch", script.said(*script.opening, gone) + script.exited(1))
+    lab.tell("client-2", "run", script.said(ready, own) + script.exited(1))
+    lab.tell("client-1", "run", script.said(ready, echo) + script.exited(1))
+    lab.tell("server", "run", script.said(*script.opening, gone) + script.exited(1))
 
 
 def test_the_client_that_failed_is_named_and_not_its_echoes(lab, script):
@@ -201,18 +317,17 @@ def test_the_client_that_failed_is_named_and_not_its_echoes(lab, script):
 
 def test_a_server_that_never_listens_is_the_cause(lab, script):
     """No client is started for a server that ended before it listened."""
-    lab.tell(
-        "server", "watch", script.said(events.Failed(step="listen", reason="the port is in use")) + script.exited(1)
-    )
+    lab.tell("server", "run", script.said(events.Failed(step="listen", reason="the port is in use")) + script.exited(1))
     with pytest.raises(CampaignError, match=r"^server: listen: the port is in use"):
         lab.up()
-    assert lab.hosts_that("start") == {"server"}
+    assert lab.hosts_that("run") == {"server"}
 
 
-def test_a_client_that_cannot_be_started_stops_the_server(lab):
+def test_a_client_that_cannot_be_started_stops_the_server(lab, script):
     """Half a lab is no lab: what runs is stopped."""
     lab.stations["server"].lasting = True
-    lab.tell("client-2", "start", failed("client-2", "start"))
+    lab.tell("server", "run", script.said(*script.opening[:1]))
+    lab.tell("client-2", "run", failed("client-2", "start"))
     with pytest.raises(CommandFailed, match=r"^client-2: start"):
         lab.up()
     assert "server" in lab.hosts_that("stop")
@@ -221,7 +336,7 @@ def test_a_client_that_cannot_be_started_stops_the_server(lab):
 
 def test_a_host_that_is_lost_is_stopped_all_the_same(lab):
     """A connection that breaks says nothing about the process: only one that was seen to end is left alone."""
-    lab.tell("client-1", "watch", HostError("client-1", "watch", "the connection was lost"))
+    lab.tell("client-1", "run", HostError("client-1", "watch", "the connection was lost"))
     with pytest.raises(HostError, match=r"^client-1: watch: the connection was lost"):
         lab.up()
     assert "client-1" in lab.hosts_that("stop")
@@ -258,7 +373,7 @@ def test_a_failure_while_stopping_is_a_note(lab, script, monkeypatch):
     monkeypatch.setattr(watch, "AFTERMATH_S", 0.05)
     broken(lab, script)
     lab.stations["client-1"].lasting = True
-    lab.tell("client-1", "watch", script.said(events.Ready(after_s=1, app_import_s=1)))
+    lab.tell("client-1", "run", script.said(events.Ready(after_s=1, app_import_s=1)))
     lab.tell("client-1", "stop", failed("client-1", "stop", "not permitted"))
     with pytest.raises(CampaignError, match=r"^client-2: run: RuntimeError"):
         lab.up()

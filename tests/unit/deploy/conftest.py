@@ -64,10 +64,17 @@ class ThisMachine:
     def run(
         self, argv: Sequence[str], *, step: str, stdin: bytes = b"", on_line: Callable[[str], None] | None = None
     ) -> str:
-        told = self._output(argv, step, stdin).decode()
-        for line in told.splitlines() if on_line else ():
-            on_line(line)
-        return told
+        if on_line is None:
+            return self._output(argv, step, stdin).decode()
+        pipe = subprocess.PIPE
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, cwd=self.home, env=self._env) as process:
+            process.stdin.write(stdin)
+            process.stdin.close()
+            for line in process.stdout:
+                on_line(line.decode().rstrip("\n"))
+            said = process.stderr.read().decode()
+        self._check(argv, step, process.returncode, said)
+        return ""
 
     def put(self, stream: Iterator[bytes], argv: Sequence[str], *, step: str) -> str:
         return self._output(argv, step, b"".join(stream)).decode()
@@ -78,13 +85,18 @@ class ThisMachine:
     def close(self) -> None:
         pass
 
+    @property
+    def _env(self) -> dict[str, str]:
+        return {"HOME": str(self.home), "PATH": os.defpath, "USER": "pi"}
+
     def _output(self, argv: Sequence[str], step: str, stdin: bytes) -> bytes:
-        env = {"HOME": str(self.home), "PATH": os.defpath, "USER": "pi"}
-        done = subprocess.run(argv, input=stdin, capture_output=True, cwd=self.home, env=env, check=False)
-        if done.returncode:
-            said = (done.stdout + b"\n" + done.stderr).decode()
-            raise CommandFailed(self.host, step, argv, status=done.returncode, output=said)
+        done = subprocess.run(argv, input=stdin, capture_output=True, cwd=self.home, env=self._env, check=False)
+        self._check(argv, step, done.returncode, (done.stdout + b"\n" + done.stderr).decode())
         return done.stdout
+
+    def _check(self, argv: Sequence[str], step: str, status: int, said: str) -> None:
+        if status:
+            raise CommandFailed(self.host, step, argv, status=status, output=said)
 
 
 @pytest.fixture

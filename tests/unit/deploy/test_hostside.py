@@ -133,7 +133,7 @@ def test_a_bundle_arrives_as_it_was_packed(here, own_facts):
         wanted = {place / entry.name: archive.extractfile(entry).read() for entry in archive}
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == wanted
     assert list(place.parent.iterdir()) == [place]
-    argv = ["env", f"PYTHONPATH={place}", own_facts.python, "-P", "-m", "flcommon.process", "list", "/nowhere"]
+    argv = ["env", f"PYTHONPATH={place}", own_facts.python, "-P", "-m", "flcommon.commands", "status", "/nowhere"]
     assert here.read(argv, step="look") == ""
 
 

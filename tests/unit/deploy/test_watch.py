@@ -85,7 +85,7 @@ def test_events_reach_the_caller_in_their_order(facts):
     watch.until_ended()
     watch.join()
     assert seen == [("server", event) for event in story]
-    assert remote.calls[0].argv[-4:] == ("watch", "/home/pi/.fieldlab/campaigns/c/server", "ready", "failed")
+    assert remote.calls[0].argv[-5:] == ("watch", "/home/pi/.fieldlab/campaigns/c/server", "-1", "ready", "failed")
 
 
 def test_until_returns_at_its_event_and_leaves_the_rest(facts):

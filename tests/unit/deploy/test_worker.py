@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -19,9 +20,9 @@ from deploy.facts import look
 from deploy.inventory import Host, Inventory, Python, Ssh
 from deploy.remote.fake import FakeRemote
 from deploy.takedown import take_down
-from deploy.worker import PULLED, Worker, running, stop
+from deploy.worker import PULLED, Worker, host_statuses, stop
 from flcommon.job import AppRef, ClientJob
-from flcommon.process import alive, read_identity
+from flcommon.process import Order, alive, read_identity
 
 JOB = ClientJob(
     campaign="c",
@@ -32,6 +33,7 @@ JOB = ClientJob(
     node_config={},
     trials=(),
 )
+ORDER = Order(msgspec.Raw(msgspec.json.encode(JOB)))
 MODULE = """
 import json, pathlib, sys, time
 folder = pathlib.Path(sys.argv[1]).parent
@@ -141,11 +143,10 @@ def worker(here, pushed, last):
     return Worker(here, pushed, "sample_worker", code, "c")
 
 
-def test_a_process_from_start_to_pull(here, pushed, tmp_path):
+def test_a_process_from_start_to_pull(here, host, pushed, tmp_path):
     """It gets its job, its events come back by name, then how it ended; its files are what it wrote."""
     one, lines = worker(here, pushed, "sys.exit(3)"), []
-    one.start(JOB)
-    one.watch(["ready", "failed"], lines.append)
+    one.run(ORDER, ["ready", "failed"], lines.append)
     assert [json.loads(line) for line in lines] == [
         {"name": "ready", "host": "here"},
         {"name": "failed"},
@@ -154,35 +155,60 @@ def test_a_process_from_start_to_pull(here, pushed, tmp_path):
     assert set(one.pull(tmp_path / "raw")) == set(PULLED)
     assert msgspec.json.decode((tmp_path / "raw" / "job.json").read_bytes(), type=ClientJob) == JOB
     assert (tmp_path / "raw" / "stdout").read_text() == "hello\n"
-    assert running(here, pushed) == []
+    assert look(host, here).running == ()
     one.stop()
+    again = []
+    one.watch(["ready"], again.append)
+    assert again == [lines[0], lines[-1]]
 
 
 def test_a_campaign_directory_is_used_once(here, pushed):
     """A second start in the same directory would mix two logs."""
     one = worker(here, pushed, "")
-    one.start(JOB)
+    one.run(ORDER, [], lambda _line: None)
     with pytest.raises(CommandFailed, match=r"(?s)^here: start: .*File exists"):
-        one.start(JOB)
-    one.watch([], lambda _line: None)
+        one.run(ORDER, [], lambda _line: None)
 
 
 def test_what_runs_is_found_and_stopped(here, host, pushed):
     """`deploy down` knows nothing but the host: it finds the process, ends it, and says so; twice is fine."""
-    one = worker(here, pushed, "time.sleep(60)")
-    one.start(JOB)
-    assert running(here, pushed) == [one.directory]
-    lab = Inventory(file=Path("lab.yaml"), lab="lab", playbook=None, server=host, server_address="x:1", clients=())
-    assert take_down(lab, lambda _host: here) == [f"here: stopped {one.directory}"]
+    one, started = worker(here, pushed, "time.sleep(60)"), threading.Event()
+    watcher = threading.Thread(target=one.run, args=(ORDER, ["failed"], lambda _line: started.set()))
+    watcher.start()
+    assert started.wait(10)
+    assert look(host, here).running == (one.directory,)
+    assert take_down(lab(host), lambda _host: here).results == {"here": f"stopped {one.directory}"}
+    watcher.join(10)
     who = read_identity(Path(one.directory))
     assert who is not None
     assert not alive(who)
-    assert take_down(lab, lambda _host: here) == ["here: nothing was running"]
+    assert take_down(lab(host), lambda _host: here).results == {"here": "nothing was running"}
     stop(here, pushed, one.directory)
+
+
+def test_purge_removes_what_is_ours_and_nothing_else(here, host, pushed):
+    """Code and logs go; a file of somebody else in the work directory stays, and is said to; without one all goes."""
+    workdir = Path(pushed.workdir)
+    (workdir / "campaigns" / "c" / "here").mkdir(parents=True)
+    (workdir / "env").symlink_to(here.home)
+    (here.home / "precious").write_text("mine")
+    (workdir / "thesis.tex").write_text("mine")
+    told = f"removed what is ours in {workdir}; other files lie there"
+    assert take_down(lab(host), lambda _host: here, purge=True).results == {"here": told}
+    assert [path.name for path in workdir.iterdir()] == ["thesis.tex"]
+    assert (here.home / "precious").read_text() == "mine"
+    (workdir / "thesis.tex").unlink()
+    assert take_down(lab(host), lambda _host: here, purge=True).results == {"here": f"removed {workdir}"}
+    assert not workdir.exists()
+    assert take_down(lab(host), lambda _host: here, purge=True).results == {"here": f"there is no {workdir}"}
+
+
+def lab(host):
+    return Inventory(file=Path("lab.yaml"), lab="lab", playbook=None, server=host, server_address="x:1", clients=())
 
 
 def test_a_host_without_code_runs_nothing(facts):
     """It is not even asked: there is nothing there to ask with."""
     remote = FakeRemote("a")
-    assert running(remote, facts()) == []
+    assert host_statuses(remote, facts()) == []
     assert remote.calls == []

@@ -1,0 +1,132 @@
+"""The hosts of a lab as a command holds them: connected, looked at, prepared; and which of them take part.
+
+A host that fails before anything is started is left out if the user said how many clients are enough; else the error
+names every host that failed.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from deploy.bundle import make_bundle, push
+from deploy.errors import DeployError, HostError, LabError, together
+from deploy.facts import Facts, findings, look
+from deploy.remote.fanout import WIDE, connect_each, try_out
+from deploy.worker import stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from deploy.bundle import Bundle
+    from deploy.inventory import Host, Inventory
+    from deploy.remote.protocol import Remote
+    from deploy.view import View
+
+R = TypeVar("R")
+
+NARROW = 8
+"""Threads for bulk transfer, which is work for the CPU (see deploy.remote.fanout)."""
+
+
+@dataclass
+class Crew:
+    """Who takes part. `min_clients`: with how many clients to go on when hosts fail; None: only with all."""
+
+    inventory: Inventory
+    remotes: Mapping[str, Remote]
+    min_clients: int | None
+    view: View
+    facts: dict[str, Facts] = field(default_factory=dict)
+    absent: dict[str, DeployError] = field(default_factory=dict)
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """The hosts that take part, the server first."""
+        return tuple(host for host in self.inventory.hosts if host.name not in self.absent)
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The names of the clients that take part, in the order of the inventory."""
+        return tuple(host.name for host in self.hosts if host.role == "client")
+
+    def each(self, work: Callable[[Host, Remote], R], *, width: int = WIDE) -> dict[str, R]:
+        """Do something on all hosts at once; those that fail are left out, or the error of all is raised."""
+        hosts = {host.name: host for host in self.hosts}
+        outcome = try_out(hosts, lambda host: work(host, self.remotes[host.name]), width=width)
+        self.leave_out(outcome.failures)
+        return outcome.results
+
+    def leave_out(self, failures: Mapping[str, DeployError]) -> None:
+        """Go on without these hosts; raises DeployError that names all of them where that cannot be."""
+        self.absent.update(failures)
+        enough = self.min_clients is not None and len(self.clients) >= self.min_clients
+        if failures and (not enough or self.inventory.server.name in failures):
+            raise self._too_few()
+        for name, error in failures.items():
+            self.view.host(name, "takes no part")
+            self.view.note(f"going on without {name}: {error}")
+
+    def look(self, app: str) -> None:
+        """Look at all hosts: what stands in the way of a run there makes a host fail."""
+
+        def looked(host: Host, remote: Remote) -> Facts:
+            found = look(host, remote)
+            wrong = [one for one in findings(found, app) if one.level == "error"]
+            if wrong:
+                raise together({one.what: HostError(host.name, "look", f"{one.what}; {one.fix}") for one in wrong})
+            self.view.host(host.name, f"{found.system} {found.machine}, Python {found.python_version or 'to come'}")
+            return found
+
+        self.facts.update(self.each(looked))
+
+    def make_way(self, *, replace: bool) -> None:
+        """Refuse hosts on which a campaign of ours runs, as two at once would measure each other; or end it there."""
+
+        def free(host: Host, remote: Remote) -> None:
+            running = self.facts[host.name].running
+            if running and not replace:
+                raise HostError(host.name, "look", f"a campaign runs there already ({running[0]}); {self._ways_out}")
+            for directory in running:
+                stop(remote, self.facts[host.name], directory)
+                self.view.note(f"{host.name}: stopped {directory}")
+
+        self.each(free)
+
+    def prepare_python(self, app: str) -> None:
+        """Soon."""
+
+    def push_code(self) -> Bundle:
+        """Push the code of this installation where it is missing."""
+        bundle = make_bundle()
+
+        def pushed(host: Host, remote: Remote) -> None:
+            new = push(remote, self.facts[host.name], bundle)
+            self.view.host(host.name, f"code {bundle.digest} {'pushed' if new else 'is there'}")
+
+        self.each(pushed, width=NARROW)
+        return bundle
+
+    @property
+    def _ways_out(self) -> str:
+        file = self.inventory.file
+        return f"watch it with: deploy attach {file}; end it with: deploy stop {file}, or up --replace"
+
+    def _too_few(self) -> DeployError:
+        everyone = len(self.inventory.clients)
+        if self.min_clients is None or self.inventory.server.name in self.absent:
+            return together(self.absent)
+        left = f"{len(self.clients)} of {everyone} clients are left, fewer than --min-clients {self.min_clients}"
+        return LabError(self.absent, left)
+
+
+@contextmanager
+def assembled(
+    inventory: Inventory, connect: Callable[[Host], Remote], view: View, min_clients: int | None = None
+) -> Iterator[Crew]:
+    """Connect to all hosts for the length of a with-block; raises DeployError if too few can be reached."""
+    with connect_each(inventory.hosts, connect) as outcome:
+        crew = Crew(inventory, outcome.results, min_clients, view)
+        crew.leave_out(outcome.failures)
+        yield crew

@@ -1,0 +1,13 @@
+# Runs on a host: removes what the toolkit keeps in a work directory, by name, and the directory itself once it is empty.
+# Argument: the work directory. Whatever else lies in it is somebody else's and stays.
+set -eu
+cd "$1" 2>/dev/null || { echo "there is no $1"; exit 0; }
+# Environments and code are made read-only by nobody, but a user's umask may: ours to remove all the same.
+for name in campaigns code data env store cache .lock; do
+    if [ -e "$name" ] || [ -h "$name" ]; then
+        [ -h "$name" ] || chmod -R u+rwX "$name" 2>/dev/null || :
+        rm -rf -- "./$name"
+    fi
+done
+cd /
+if rmdir "$1" 2>/dev/null; then echo "removed $1"; else echo "removed what is ours in $1; other files lie there"; fi
