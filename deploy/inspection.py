@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import posixpath
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from deploy.checking import Report
 from deploy.errors import DeployError, HostError
 from deploy.facts import look
 from deploy.remote.fanout import ask_all
@@ -26,6 +25,15 @@ if TYPE_CHECKING:
     from flcommon.status import Status
 
     Connect = Callable[[Host], Remote]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table to print, and whether all hosts have answered."""
+
+    table: Table
+    ok: bool
+
 
 FILES = {"events": EVENTS_FILE, "stdout": STDOUT_FILE, "stderr": STDERR_FILE}
 

@@ -52,15 +52,22 @@ def connect_all(hosts: Iterable[Host], connect: Callable[[Host], Remote]) -> Ite
     If one fails, or on Ctrl-C, those that are open are closed again, the last first. A close that fails does not keep
     the others from being closed, and never hides the error that came first.
     """
-    opened = _Opened()
-    try:
+    with _opened() as opened:
         yield fan_out({host.name: host for host in hosts}, lambda host: opened.keep(connect(host)))
-    except BaseException as error:
-        for failure in opened.close():
-            error.add_note(f"and then, while closing: {failure}")
-        raise
-    if failures := opened.close():
-        raise failures[0]
+
+
+@contextlib.contextmanager
+def connect_some(hosts: Iterable[Host], connect: Callable[[Host], Remote]) -> Iterator[dict[str, Remote | DeployError]]:
+    """The same, but a host that cannot be reached is an answer like any other, and the others stay open."""
+
+    def tried(host: Host) -> Remote | DeployError:
+        try:
+            return opened.keep(connect(host))
+        except DeployError as error:
+            return error
+
+    with _opened() as opened:
+        yield fan_out({host.name: host for host in hosts}, tried)
 
 
 def ask_all(
@@ -76,6 +83,20 @@ def ask_all(
             return error
 
     return fan_out({host.name: host for host in hosts}, answer)
+
+
+@contextlib.contextmanager
+def _opened() -> Iterator[_Opened]:
+    """Close all that was opened when the with-block is left, however it is left."""
+    opened = _Opened()
+    try:
+        yield opened
+    except BaseException as error:
+        for failure in opened.close():
+            error.add_note(f"and then, while closing: {failure}")
+        raise
+    if failures := opened.close():
+        raise failures[0]
 
 
 class _Opened:
