@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING
 
 from deploy.facts import Facts, Finding, pip, version
@@ -32,13 +31,13 @@ def _clocks(seen: Mapping[str, Examined]) -> dict[str, Finding]:
     """Name the clocks that are surely a second off the median one; the controller's is one of them."""
     clocks = {name: one.clock for name, one in seen.items() if one.clock is not None}
     clocks[CONTROLLER] = Clock(0.0, 0.0)
-    median_s = statistics.median_low(clock.offset_s for clock in clocks.values())
+    median = sorted(clocks.values(), key=lambda clock: clock.offset_s)[(len(clocks) - 1) // 2]
     found = {}
     for name, clock in clocks.items():
-        apart_s = clock.offset_s - median_s
-        if abs(apart_s) - clock.error_s > APART_S:
+        apart_s, error_s = clock.offset_s - median.offset_s, clock.error_s + median.error_s
+        if abs(apart_s) - error_s > APART_S:
             side = "ahead of" if apart_s > 0 else "behind"
-            what = f"its clock is {abs(apart_s):.1f} s {side} most of the others' (± {clock.error_s:.2f} s)"
+            what = f"its clock is {abs(apart_s):.1f} s {side} most of the others' (± {error_s:.2f} s)"
             fix = "sudo timedatectl set-ntp true" if name == CONTROLLER else keep_time(seen[name].facts)
             found[name] = Finding("warning", "clock-offset", what, fix)
     return found

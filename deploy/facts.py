@@ -83,6 +83,17 @@ def look(host: Host, remote: Remote) -> Facts:
     return understood(remote, ask(host, remote, hostside.program("look", IDENTITY)), Facts)
 
 
+def look_at_ours(host: Host, remote: Remote) -> Facts:
+    """Look at a host whose Python is then asked about our processes; raises HostError if they need one and it is gone.
+
+    A host that has no code of ours has no process of ours either.
+    """
+    facts = look(host, remote)
+    if facts.code and not facts.python:
+        raise HostError(host.name, STEP, f"{facts.trouble} (python.path in the inventory)")
+    return facts
+
+
 def ask(host: Host, remote: Remote, script: str, words: Sequence[str] = ("",)) -> str:
     """Run a look's script by the host's Python, or what stands for it where there is none, and return its answer."""
     argv = ["sh", "-c", hostside.source("look.sh"), "look", host.python.path, host.workdir, *words]

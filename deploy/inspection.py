@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.errors import DeployError, HostError
-from deploy.facts import look
+from deploy.facts import look_at_ours
 from deploy.remote.fanout import ask_all
 from deploy.worker import Tail, host_statuses, host_tail
 from flcommon.process import EVENTS_FILE, STDERR_FILE, STDOUT_FILE
@@ -53,7 +53,7 @@ def lab_status(inventory: Inventory, connect: Connect) -> Report:
 def show_log(host: Host, connect: Connect, file: Tail, on_line: Callable[[str], None]) -> None:
     """Pass on the end of a file of the host's latest process; `file.directory` is filled in. Raises HostError."""
     with closing(connect(host)) as remote:
-        facts = look(host, remote)
+        facts = look_at_ours(host, remote)
         latest = host_statuses(remote, facts)
         if not latest:
             raise HostError(host.name, "logs", "no campaign has run on this host")
@@ -61,7 +61,7 @@ def show_log(host: Host, connect: Connect, file: Tail, on_line: Callable[[str], 
 
 
 def _asked(host: Host, remote: Remote) -> list[Status]:
-    return host_statuses(remote, look(host, remote))
+    return host_statuses(remote, look_at_ours(host, remote))
 
 
 def _rows(found: list[Status] | DeployError) -> list[tuple[Text, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploy.facts import look
+from deploy.facts import look_at_ours
 from deploy.remote.fanout import connect_all, fan_out
 from deploy.worker import running, stop
 
@@ -24,7 +24,7 @@ def take_down(inventory: Inventory, connect: Callable[[Host], Remote]) -> list[s
 
 
 def _stop(host: Host, remote: Remote) -> Iterator[str]:
-    facts = look(host, remote)
+    facts = look_at_ours(host, remote)
     for directory in running(remote, facts):
         stop(remote, facts, directory)
         yield f"stopped {directory}"

@@ -87,7 +87,9 @@ def interface(root: str, address: str) -> str | None:
     if not address:
         return None
     family, _, _, _, place = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
-    packed = socket.inet_pton(family, str(place[0]).partition("%")[0])
+    if len(place) == 4 and place[3]:  # noqa: PLR2004 - IPv6: a link-local address says itself which
+        return socket.if_indextoname(place[3])
+    packed = socket.inet_pton(family, str(place[0]))
     if sys.platform == "darwin":
         return after("interface", told("route", "-n", "get", str(place[0])))
     routes = routes_4(root) if family == socket.AF_INET else routes_6(root)

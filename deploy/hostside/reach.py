@@ -22,8 +22,8 @@ def reached(host: str, port: int, word: bytes, seconds: float) -> tuple[str, str
                 if not more:
                     break
                 said += more
-    except socket.gaierror as error:
-        return "name", f"the name {host} cannot be resolved ({error.strerror})"
+    except (socket.gaierror, UnicodeError) as error:  # the latter of a name like a..b
+        return "name", f"the name {host} cannot be resolved ({getattr(error, 'strerror', None) or error})"
     except socket.timeout:  # noqa: UP041 - another one than TimeoutError before Python 3.10
         return "silent", f"no answer within {seconds:g} s"
     except OSError as error:
