@@ -75,22 +75,28 @@ def _hosts(checked: Checked) -> Table:
 
 
 def _state(found: Sequence[Finding]) -> Text:
-    for level in ("error", "warning"):
-        count = sum(one.level == level for one in found)
-        if count:
-            counted = f"{count} {level}{'s' if count > 1 else ''}"
-            return Text(f"no: {counted}" if level == "error" else f"ready, {counted}", style=COLOURS[level])
-    return Text("ready", style="green")
+    levels = {one.level for one in found}
+    if "error" in levels:
+        return Text("no", style=COLOURS["error"])
+    return Text("ready", style=COLOURS["warning"] if "warning" in levels else "green")
 
 
 def _row(seen: Examined, prepared: str) -> tuple[Text, ...]:
     facts, clock = seen.facts, seen.clock
-    name = f"{facts.cpu}, " if facts.cpu else ""
-    machine = f"{name}{facts.cpus or '?'} x {facts.machine}, {facts.memory_mb or '?'} MB, {facts.system}"
+    memory = f"{facts.memory_mb / 1024:.1f} GB" if facts.memory_mb else ""
+    machine = (_short(facts.cpu), f"{facts.cpus or '?'} x {facts.machine}", memory, facts.system)
     versions = [f"{package} {facts.packages[package]}" for package in _SHOWN if facts.packages.get(package)]
     python = f"Python {facts.python_version}" if facts.python_version else "no Python"
     offset = f"{signed(f'{clock.offset_s:.3f}')} ± {clock.error_s:.3f}" if clock else "-"
-    return (Text(machine), Text(", ".join([python, *versions]) + prepared), Text(offset))
+    return (Text(", ".join(filter(None, machine))), Text(", ".join([python, *versions]) + prepared), Text(offset))
+
+
+def _short(cpu: str) -> str:
+    """Return a processor's name without what its maker's lawyers added, and without its nominal speed."""
+    name = cpu.partition(" @ ")[0]
+    for mark in ("(R)", "(TM)", " CPU", " Processor"):
+        name = name.replace(mark, "")
+    return name
 
 
 def _findings(checked: Checked) -> Iterator[RenderableType]:
@@ -104,5 +110,5 @@ def _findings(checked: Checked) -> Iterator[RenderableType]:
             if one.level == level:
                 yield Text.assemble((f"{level:<{_INDENT}}", colour), (", ".join(names), "bold"))
                 yield Padding(Text(one.what), (0, 0, 0, _INDENT))
-                yield Text(f"{'':{_INDENT}}fix: {one.fix}", no_wrap=True, overflow="ignore")
+                yield Text(f"{'fix:':<{_INDENT}}{one.fix}", no_wrap=True, overflow="ignore")
                 yield Text("")

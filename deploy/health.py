@@ -96,11 +96,14 @@ def keep_time(facts: Facts) -> str:
 def _clock(health: Health, sent_ns: int, received_ns: int) -> Clock | None:
     """Return the offset that one exchange bounds: the host's first stamp came after we sent, its last before we heard.
 
-    What the host did between its stamps is no part of the uncertainty, which is half of the rest.
+    What the host did between its stamps is no part of the uncertainty, which is half of the rest. A clock that was set
+    meanwhile has none.
     """
     if health.first_ns is None or health.last_ns is None:
         return None
     highest, lowest = health.first_ns - sent_ns, health.last_ns - received_ns
+    if highest < lowest:
+        return None
     return Clock(offset_s=(highest + lowest) / 2e9, error_s=(highest - lowest) / 2e9)
 
 
@@ -109,7 +112,7 @@ def _memory(health: Health, app: str) -> list[Finding]:
     if free is None or free >= TORCH_MB or "torch" not in app_needs(app):
         return []
     what = f"only {free} MB of memory are free, and a process that trains with torch takes about {TORCH_MB} MB"
-    fix = "end other programs there (ps aux --sort=-rss shows the largest), or use app: flclient.apps.payload"
+    fix = "end other programs (ps aux --sort=-rss), or use app: flclient.apps.payload"
     if free + swap < TORCH_MB:
         return [Finding("error", "memory", f"{what}, with {swap} MB of swap beside it", fix)]
     return [Finding("warning", "memory", f"{what}: it will swap, and you will measure the disk", fix)]
@@ -124,11 +127,9 @@ def _speed(health: Health) -> list[Finding]:
         found.append(Finding("warning", "governor", what, fix))
     said = throttling(health.throttled or 0)
     if said:
-        power = "use the board's own power supply and a short, thick cable; then sudo reboot clears the record"
-        heat = (
-            "cool it (a heat sink, a fan) until vcgencmd measure_temp stays below 80'C under load; sudo reboot clears"
-        )
-        fix = power if said[0].startswith(THROTTLED[0]) else f"{heat} the record"
+        power = "use the board's own power supply and a short cable; sudo reboot clears the record"
+        heat = "cool it: vcgencmd measure_temp must stay below 80'C under load; sudo reboot clears the record"
+        fix = power if said[0].startswith(THROTTLED[0]) else heat
         found.append(Finding("warning", "throttled", f"the board's firmware slows it down: {', '.join(said)}", fix))
     return found
 

@@ -111,10 +111,12 @@ def test_every_host_says_what_is_wrong(told, facts):
     assert codes(checked) == {"server": ["look"], "pi-a": ["connect"], "pi-b": ["packages"]}
     assert "an answer that cannot be understood: 'Welcome [bold]home[/bold]" in text
     assert "connection refused" in text
-    assert "fix: log in by hand to see more: ssh -p 2222 kim@192.0.2.1" in text
+    assert "fix:     log in by hand to see more: ssh -p 2222 kim@192.0.2.1" in text
     assert "lacks torch" in text
-    assert "fix: /home/pi/venv/bin/python -m pip install torch" in text
-    assert text.count("no: 1 error") == 3
+    assert "fix:     /home/pi/venv/bin/python -m pip install torch" in text
+    assert "start? no" in text
+    assert "ready" not in text
+    assert text.count("error    ") == 3
     assert told.remotes["server"].closed
     assert told.remotes["pi-b"].closed
 

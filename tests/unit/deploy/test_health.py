@@ -436,6 +436,13 @@ def test_the_clock_is_within_its_uncertainty(facts, ahead_s) -> None:
     assert 2 * clock.error_s <= elapsed_s - 0.05 + 1e-3
 
 
+def test_a_clock_that_is_set_meanwhile_is_unknown(facts) -> None:
+    """More time has passed between the host's stamps than between ours: no offset explains that."""
+    health = f'{{"first_ns":{time.time_ns()},"last_ns":{time.time_ns() + 10**12}}}'
+    told = msgspec.json.encode(facts()).decode()[:-1] + f',"health":{health}}}'
+    assert examine(CLIENT, FakeRemote("pi-a", {(): told}), SERVER).clock is None
+
+
 def test_a_host_without_python_has_no_clock(facts) -> None:
     """The shell's answer has no health: all of it is unknown, and nothing is wrong with it."""
     told = msgspec.json.encode(facts(python="", python_version="", trouble="there is no Python at x")).decode()
