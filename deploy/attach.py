@@ -14,7 +14,7 @@ import msgspec
 from deploy.crew import assembled
 from deploy.custody import Campaign, Stopped, pull_quietly, recorded, stopped
 from deploy.errors import CampaignError, HostError
-from deploy.facts import Facts, look
+from deploy.facts import Facts, look_at_ours
 from deploy.manifest import SCHEMA_VERSION, Manifest
 from deploy.phases import Phases
 from deploy.rundir import RunDirectory
@@ -89,7 +89,7 @@ def _stop(campaign: Campaign, phases: Phases) -> None:
 def _found(crew: Crew, phases: Phases) -> Campaign:
     """Return the campaign that runs on the server's host, or the latest there that nobody has recorded."""
     phases.begin("look")
-    crew.facts.update(crew.each(look))
+    crew.facts.update(crew.each(look_at_ours))
     server = crew.inventory.server.name
     remote, facts = crew.remotes[server], crew.facts[server]
     directory = next(_directories(crew), None)

@@ -1,65 +1,77 @@
-"""`deploy check`: what a look finds on every host of a lab, as a table with the fix beside each finding."""
+"""`deploy check`: what stands in the way of a run on a lab, or spoils it, with the fix beside it. Changes nothing.
+
+All hosts at once: one look each, then each client tries the server's port. `deploy.checklist` writes it down.
+"""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
-from deploy.errors import DeployError
-from deploy.facts import Facts, findings, look
-from deploy.remote.fanout import ask_all
+from deploy.campaign import listen_address
+from deploy.differences import CONTROLLER, differences
+from deploy.doorway import server_port
+from deploy.errors import DeployError, HostError
+from deploy.facts import Finding, findings
+from deploy.health import Examined, ailments, examine
+from deploy.remote.fanout import connect_each, try_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from deploy.inventory import Host, Inventory
     from deploy.remote.protocol import Remote
 
-Looked = Facts | DeployError
-
 
 @dataclass(frozen=True)
-class Report:
-    """A table to print, and whether a run can start."""
+class Checked:
+    """A lab after a look at all its hosts: what was seen of each, and findings by host or by CONTROLLER."""
 
-    table: Table
-    ok: bool
+    inventory: Inventory
+    app: str
+    seen: Mapping[str, Examined]
+    findings: Mapping[str, tuple[Finding, ...]]
 
-
-def check_lab(inventory: Inventory, app: str, connect: Callable[[Host], Remote]) -> Report:
-    """Look at all hosts at once; a host that cannot be reached is a finding like any other."""
-    found = ask_all(inventory.hosts, connect, look)
-    table = Table(title=f"{inventory.lab}: can a run of {app} start?", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("host", "machine", "python", "finding"):
-        table.add_column(heading, overflow="fold")
-    for name, looked in found.items():
-        table.add_row(name, *_row(looked, app))
-    return Report(table, ok=not any(_errors(looked, app) for looked in found.values()))
+    @property
+    def ok(self) -> bool:
+        """Whether a run can start."""
+        return not any(one.level == "error" for found in self.findings.values() for one in found)
 
 
-def _errors(looked: Looked, app: str) -> bool:
-    return isinstance(looked, DeployError) or any(one.level == "error" for one in findings(looked, app))
+def check_lab(inventory: Inventory, app: str, connect: Callable[[Host], Remote]) -> Checked:
+    """Check all hosts at once; one that cannot be reached or looked at is a finding like any other."""
+    hosts = {host.name: host for host in inventory.hosts}
+    found: dict[str, list[Finding]] = {name: [] for name in (CONTROLLER, *hosts)}
+    address = inventory.server_address.rpartition(":")[0].strip("[]")
+    with connect_each(inventory.hosts, connect) as reached:
+        looked = try_out(reached.results, lambda remote: examine(hosts[remote.host], remote, address))
+        remotes = {name: reached.results[name] for name in looked.results}
+        tries = server_port(inventory, listen_address(inventory.server_address), remotes, looked.results)
+    seen = looked.results
+    for name, error in {**reached.failures, **looked.failures}.items():
+        found[name].append(_unseen(hosts[name], error))
+    for name, one in seen.items():
+        found[name] += _alone(hosts[name], one, app, inventory)
+    for more in (tries, differences(inventory, seen)):
+        for name, some in more.items():
+            found[name] += some
+    return Checked(inventory, app, seen, {name: tuple(some) for name, some in found.items()})
 
 
-def _row(looked: Looked, app: str) -> tuple[Text, ...]:
-    if isinstance(looked, DeployError):
-        return (Text("-"), Text("-"), Text(str(looked), style="red"))
-    machine = f"{looked.cpu}, {looked.cpus} x {looked.machine}, {looked.memory_mb or '?'} MB, {looked.system}"
-    versions = [
-        f"{name} {version}" for name, version in looked.packages.items() if name in ("flwr", "torch") and version
-    ]
-    python = ", ".join([f"Python {looked.python_version}", *versions])
-    return (Text(machine), Text(python), _said(looked, app))
+def _alone(host: Host, looked: Examined, app: str, inventory: Inventory) -> list[Finding]:
+    """Return what a host's own look says, without regard to the others."""
+    found = [*findings(looked.facts, app, host.python.manager), *ailments(looked, app)]
+    if looked.facts.running:
+        what = f"a campaign of ours runs there already ({looked.facts.running[0]})"
+        found.append(Finding("error", "running", what, f"deploy down {inventory.file}"))
+    return found
 
 
-def _said(facts: Facts, app: str) -> Text:
-    found = findings(facts, app)
-    if not found:
-        return Text("ready", style="green")
-    return Text("\n").join(
-        Text(f"{one.what}; {one.fix}", style="red" if one.level == "error" else "yellow") for one in found
-    )
+def _unseen(host: Host, error: DeployError) -> Finding:
+    """Return the finding that a host could not be looked at; most such errors say themselves what would be right."""
+    step, reason = (error.step, error.reason) if isinstance(error, HostError) else ("look", str(error))
+    port = ["-p", str(host.ssh.port)] if host.ssh.port else []
+    key = ["-i", host.ssh.identity_file] if host.ssh.identity_file else []
+    login = f"{host.ssh.user}@{host.host}" if host.ssh.user else host.host
+    return Finding("error", step, reason, f"log in by hand to see more: {shlex.join(['ssh', *port, *key, login])}")

@@ -147,19 +147,30 @@ def stop(inventory: RealInventory, runs: RunsDirectory = Path("runs")) -> None:
 Examples:
 
     deploy check inventory/lab.yaml                    can a run start there?
+
+    deploy check --json inventory/lab.yaml             the same for scripts, with all that is known of the hosts
 """
 )
-def check(inventory: InventoryFile = None, playbook: PlaybookFile = None) -> None:
-    """Look at all hosts of a lab, change nothing, and say what stands in the way of a run."""
+def check(
+    inventory: InventoryFile = None,
+    playbook: PlaybookFile = None,
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of the list.")] = False,
+) -> None:
+    """Look at all hosts of a lab, change nothing, and say what stands in the way of a run, with the fix."""
     with _errors():
         from deploy.checking import check_lab  # noqa: PLC0415 - keeps --help fast
+        from deploy.checklist import document, page  # noqa: PLC0415
         from deploy.remote.ssh import connect  # noqa: PLC0415
 
         lab, chosen = _inputs(inventory, playbook)
         with _enter(lab) as hosts:
-            report = check_lab(hosts, chosen.app, connect)
-        Console().print(report.table)
-        if not report.ok:
+            checked = check_lab(hosts, chosen.app, connect)
+        if json:
+            sys.stdout.write(document(checked) + "\n")
+        else:
+            Console().print(page(checked), crop=False)
+        if not checked.ok:
             raise typer.Exit(3)
 
 

@@ -73,7 +73,7 @@ class Crew:
 
         def looked(host: Host, remote: Remote) -> Facts:
             found = look(host, remote)
-            wrong = [one for one in findings(found, app) if one.level == "error"]
+            wrong = [one for one in findings(found, app, host.python.manager) if one.level == "error"]
             if wrong:
                 raise together({one.what: HostError(host.name, "look", f"{one.what}; {one.fix}") for one in wrong})
             self.view.host(host.name, f"{found.system} {found.machine}, Python {found.python_version or 'to come'}")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import posixpath
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from deploy.checking import Report
 from deploy.errors import DeployError, HostError
-from deploy.facts import look
+from deploy.facts import look_at_ours
 from deploy.remote.fanout import ask_all
 from deploy.worker import Tail, host_statuses, host_tail
 from flcommon.process import EVENTS_FILE, STDERR_FILE, STDOUT_FILE
@@ -26,6 +25,15 @@ if TYPE_CHECKING:
     from flcommon.status import Status
 
     Connect = Callable[[Host], Remote]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table to print, and whether all hosts have answered."""
+
+    table: Table
+    ok: bool
+
 
 FILES = {"events": EVENTS_FILE, "stdout": STDOUT_FILE, "stderr": STDERR_FILE}
 
@@ -45,7 +53,7 @@ def lab_status(inventory: Inventory, connect: Connect) -> Report:
 def show_log(host: Host, connect: Connect, file: Tail, on_line: Callable[[str], None]) -> None:
     """Pass on the end of a file of the host's latest process; `file.directory` is filled in. Raises HostError."""
     with closing(connect(host)) as remote:
-        facts = look(host, remote)
+        facts = look_at_ours(host, remote)
         latest = host_statuses(remote, facts)
         if not latest:
             raise HostError(host.name, "logs", "no campaign has run on this host")
@@ -53,7 +61,7 @@ def show_log(host: Host, connect: Connect, file: Tail, on_line: Callable[[str], 
 
 
 def _asked(host: Host, remote: Remote) -> list[Status]:
-    return host_statuses(remote, look(host, remote))
+    return host_statuses(remote, look_at_ours(host, remote))
 
 
 def _rows(found: list[Status] | DeployError) -> list[tuple[Text, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploy import hostside
-from deploy.facts import look
+from deploy.facts import look_at_ours
 from deploy.remote.fanout import ask_each
 from deploy.worker import stop
 
@@ -32,10 +32,10 @@ def take_down(inventory: Inventory, connect: Callable[[Host], Remote], *, purge:
 
 
 def _clear(host: Host, remote: Remote, *, purge: bool) -> Iterator[str]:
-    facts = look(host, remote)
+    facts = look_at_ours(host, remote)
     for directory in facts.running:
         stop(remote, facts, directory)
         yield f"stopped {directory}"
     if purge:
-        told = remote.run(["sh", "-c", hostside.shell("purge"), "purge", facts.workdir], step=STEP)
+        told = remote.run(["sh", "-c", hostside.source("purge.sh"), "purge", facts.workdir], step=STEP)
         yield told.strip()

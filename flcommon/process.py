@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from flcommon.decoding import decoded
+from flcommon.identity import lives, start_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,10 @@ T = TypeVar("T")
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A process that cannot be mistaken for a later one: its pid (also its group's id) and when it started."""
+    """A process that cannot be mistaken for a later one: its pid (also its group's id) and when it started.
+
+    `started` is what `flcommon.identity.start_time` said of it.
+    """
 
     pid: int
     started: str
@@ -63,20 +67,6 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     manifest: msgspec.Raw = msgspec.Raw()
 
 
-def start_time(pid: int) -> str | None:
-    """Return when a living process started, in the words of its system; None if there is none (or a zombie)."""
-    stat = Path(f"/proc/{pid}/stat")
-    if Path("/proc/self/stat").exists():
-        try:
-            state, *fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        # proc(5): field 22 is the start time in ticks since boot; the rest begins with field 3.
-        return None if state in "ZX" else fields[18]
-    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return told.stdout.strip() or None
-
-
 def identify(pid: int) -> Identity:
     """Return the identity of a process that has just been started."""
     return Identity(pid, start_time(pid) or "gone")
@@ -84,7 +74,7 @@ def identify(pid: int) -> Identity:
 
 def alive(who: Identity) -> bool:
     """Whether that very process still runs."""
-    return start_time(who.pid) == who.started
+    return lives(who.pid, who.started)
 
 
 def read_identity(directory: Path) -> Identity | None:

@@ -79,15 +79,8 @@ def connect_each(hosts: Iterable[Host], connect: Callable[[Host], Remote]) -> It
     At the end, or on Ctrl-C, those that are open are closed again, the last first. A close that fails does not keep
     the others from being closed, and never hides the error that came first.
     """
-    opened = _Opened()
-    try:
+    with _opened() as opened:
         yield try_out({host.name: host for host in hosts}, lambda host: opened.keep(connect(host)))
-    except BaseException as error:
-        for failure in opened.close():
-            error.add_note(f"and then, while closing: {failure}")
-        raise
-    if failures := opened.close():
-        raise failures[0]
 
 
 def ask_each(hosts: Iterable[Host], connect: Callable[[Host], Remote], ask: Callable[[Host, Remote], R]) -> Outcome[R]:
@@ -106,6 +99,20 @@ def ask_all(
     """Ask all hosts at once, as `ask_each` does; one that fails is an answer like any other, in the hosts' order."""
     told = ask_each(hosts, connect, ask)
     return {host.name: told.failures.get(host.name) or told.results[host.name] for host in hosts}
+
+
+@contextlib.contextmanager
+def _opened() -> Iterator[_Opened]:
+    """Close all that was opened when the with-block is left, however it is left."""
+    opened = _Opened()
+    try:
+        yield opened
+    except BaseException as error:
+        for failure in opened.close():
+            error.add_note(f"and then, while closing: {failure}")
+        raise
+    if failures := opened.close():
+        raise failures[0]
 
 
 class _Opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 
@@ -193,6 +194,22 @@ def test_check_says_that_a_virtual_lab_is_ready(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stdout.count("ready") == 2
     assert "client-1" in result.stdout
+
+
+def test_check_tells_scripts_the_same(tmp_path):
+    """One JSON document and nothing else on standard output, whatever the exit status."""
+    lab = tmp_path / "lab.yaml"
+    lab.write_text("lab: v\nprovider: virtual\nclients: 1\n")
+    result = deploy("check", "--json", lab)
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["ok"], list(told["hosts"])) == (0, True, ["server", "client-1"])
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        port = closing.getsockname()[1]
+    lab.write_text(f"lab: l\nssh: {{port: {port}}}\nserver: {{host: localhost}}\nclients:\n  a: {{host: 127.0.0.1}}\n")
+    result = deploy("check", "--json", lab)
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["ok"]) == (3, False)
+    assert [found["code"] for found in told["hosts"]["a"]["findings"]] == ["connect"]
 
 
 @pytest.mark.parametrize("words", [("status",), ("logs", "server")])

@@ -5,21 +5,32 @@ from __future__ import annotations
 import ast
 import gzip
 import hashlib
+import importlib.metadata
 import io
 import json
+import os
+import pwd
+import re
 import subprocess
 import sys
 import tarfile
 import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deploy import hostside
 from deploy.bundle import Bundle, code_directory, make_bundle, push
-from deploy.errors import CommandFailed, HostError
-from deploy.facts import look
+from deploy.errors import CommandFailed
+from deploy.facts import findings, look
+from deploy.hostside.look import encoded
 from deploy.inventory import Host, Python, Ssh
+from flcommon import identity, process
+
+VERSION = ".".join(map(str, sys.version_info[:3]))
 
 
 def host(python=sys.executable, workdir="~/.fieldlab"):
@@ -41,10 +52,172 @@ def test_a_look_finds_this_machine(here):
     """Facts that can be checked from here are right, and `~` is the host's home."""
     found = look(host(), here)
     assert (found.python, found.home, found.workdir) == (sys.executable, str(here.home), f"{here.home}/.fieldlab")
-    assert found.python_version == ".".join(map(str, sys.version_info[:3]))
-    assert (found.python_bits, found.writable, found.code) == (64, True, ())
-    assert found.packages["msgspec"] is not None
-    assert set(found.packages) == {"flwr", "grpc", "msgspec", "numpy", "torch", "torchvision"}
+    assert found.python_version == VERSION
+    assert (found.python_bits, found.writable, found.read_only, found.trouble) == (64, True, False, "")
+    assert (found.code, found.envs, found.running) == ((), (), ())
+    assert (found.system, found.machine, found.hostname) == (
+        os.uname().sysname,
+        os.uname().machine,
+        os.uname().nodename,
+    )
+    assert found.user == pwd.getpwuid(os.getuid()).pw_name
+    assert found.packages == {
+        package: importlib.metadata.version("grpcio" if package == "grpc" else package)
+        for package in ("flwr", "grpc", "msgspec", "numpy", "torch", "torchvision")
+    }
+
+
+def test_a_look_imports_nothing_that_costs(here):
+    """200 hosts are looked at by every command: what took most of the CPU time is not imported again.
+
+    A Raspberry Pi takes a tenth of a second for these; the interpreter's own start already has the rest.
+    """
+    costly = {"json", "re", "platform", "subprocess", "shutil", "socket", "typing", "importlib.metadata", "getpass"}
+    told = "import sys\n" + hostside.program("look", "flcommon.identity") + "\nprint(*sys.modules)"
+    argv = [sys.executable, "-I", "-S", "-c", told, "", str(here.home), ""]
+    *_, modules = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert not costly & set(modules.split())
+
+
+def test_without_any_python_a_look_still_finds_the_machine(here):
+    """The shell says the same of the machine as Python does; what only Python could tell is empty."""
+    (here.home / ".fieldlab" / "code" / "0123456789abcdef").mkdir(parents=True)
+    (here.home / ".fieldlab" / "code" / "0123456789abcdef.4711").mkdir()
+    known = msgspec.to_builtins(look(host(), here))
+    found = msgspec.to_builtins(look(host("/no/venv"), here))
+    assert (found["python"], found["python_version"], found["packages"]) == ("", "", {})
+    assert found["trouble"] == "there is no Python at /no/venv"
+    same = ("home", "user", "hostname", "workdir", "system", "machine", "cpus", "memory_mb", "writable", "code", "envs")
+    assert {key: found[key] for key in same} == {key: known[key] for key in same}
+    assert found["code"] == ("0123456789abcdef",)
+    assert found["python_bits"] == 64
+    assert abs(found["disk_free_mb"] - known["disk_free_mb"]) < 100
+    assert abs(found["wall_ns"] - known["wall_ns"]) < 60e9
+
+
+def test_without_python_names_cannot_break_the_answer(here):
+    """Quotes, backslashes and spaces in what the shell finds give no JSON of their own."""
+    strange = here.home / ".fieldlab" / "code" / 'a"b\\c d'
+    strange.mkdir(parents=True)
+    assert look(host("/no/venv"), here).code == ("abc d",)
+
+
+def fake_python(here, prelude):
+    """Make a Python on the host that runs `prelude` before anything that it is given by `-c`."""
+    program = here.home / "python3"
+    program.write_text(f'#!/bin/sh\nshift; code=$1; shift\nexec {sys.executable} -c "{prelude}\n$code" "$@"\n')
+    program.chmod(0o755)
+    return host(str(program))
+
+
+def test_a_python_that_is_too_old_for_the_script_is_named(here):
+    """It is found by its version before it reads a line that it could not understand."""
+    found = look(fake_python(here, "import sys; sys.version_info = (3, 5, 2)"), here)
+    assert (found.python, found.python_version) == (f"{here.home}/python3", "3.5.2")
+    assert found.trouble == "Python 3.5.2 is too old"
+    (finding,) = findings(found, "flclient.apps.payload")
+    assert finding.what == "Python 3.5.2 is too old"
+
+
+def test_the_first_lines_are_understood_by_python_2():
+    """What asks for the version has no syntax that Python 2 and 3.5 lack: no f-string, no annotation, no print."""
+    (enter,) = re.findall(r"^ENTER='(.*?)'", hostside.source("look.sh"), re.DOTALL | re.MULTILINE)
+    ast.parse(enter, feature_version=(3, 4))
+    assert "print" not in enter
+
+
+def test_a_python_that_does_not_work_is_named(here):
+    """With its last words, as of one whose libraries are gone."""
+    found = look(fake_python(here, "import sys; sys.exit('cannot load libpython')"), here)
+    assert (found.python, found.python_version) == ("", "")
+    assert found.trouble == f"{here.home}/python3 does not work: cannot load libpython (exit status 1)"
+
+
+def test_a_32_bit_python_says_so(here):
+    """On a 64-bit kernel with a 32-bit system, as Raspberry Pi OS (32 bits) has it."""
+    assert look(fake_python(here, "import sys; sys.maxsize = 2**31 - 1"), here).python_bits == 32
+
+
+def test_a_prepared_environment_looks_where_the_system_has_no_python(here):
+    """A host whose only Python came with an environment: complete ones are listed, and the first can look."""
+    for name in ("aaaa", "bbbb", "cccc"):
+        (here.home / ".fieldlab" / "env" / name / "bin").mkdir(parents=True)
+    for name in ("bbbb", "cccc"):
+        (here.home / ".fieldlab" / "env" / name / "bin" / "python").symlink_to(sys.executable)
+    (here.home / ".fieldlab" / "env" / "aaaa" / ".complete").touch()
+    (here.home / ".fieldlab" / "env" / "cccc" / ".complete").touch()
+    found = look(host("/no/python3"), here)
+    assert found.envs == ("aaaa", "cccc")
+    assert found.python_version == VERSION
+    assert "/env/cccc/" in found.python
+    assert found.trouble == "there is no Python at /no/python3"
+    assert look(host(), here).trouble == ""
+
+
+def test_processes_that_are_alive_are_listed(here):
+    """By pid and start time, as `flcommon.process` does: not one that has ended, is another by now, or is nonsense."""
+    campaigns = here.home / ".fieldlab" / "campaigns"
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        truth = process.identify(child.pid)
+        contents = {
+            "alive": msgspec.json.encode(truth),
+            "reused": msgspec.json.encode(process.Identity(child.pid, truth.started + "0")),
+            "nonsense": b"[1, 2",
+            "text": b'{"pid": "x", "started": null}',
+            "binary": b"\xff",
+            "gone": msgspec.json.encode(process.Identity(child.pid, "gone")),
+        }
+        for name, content in contents.items():
+            (campaigns / "c1" / name).mkdir(parents=True)
+            (campaigns / "c1" / name / "process.json").write_bytes(content)
+        (campaigns / "c2" / "never-started").mkdir(parents=True)
+        (campaigns / "a file").touch()
+        assert look(host(), here).running == (str(campaigns / "c1" / "alive"),)
+        assert process.running(campaigns) == [campaigns / "c1" / "alive"]
+        child.communicate(timeout=10)
+    assert look(host(), here).running == ()
+
+
+def test_packages_are_found_by_the_names_of_their_files(here):
+    """The first on the path counts; Debian's old form, local versions and other packages do not confuse."""
+    for place, names in {
+        "one": ["torch-2.5.1+cpu.dist-info", "numpy-1.24.2-py3.11.egg-info", "flwr_datasets-0.4.0.dist-info"],
+        "two": ["torch-1.0.dist-info", "msgspec-0.19.0.dist-info", "grpcio-1.64.0.dist-info", "grpc"],
+    }.items():
+        for name in names:
+            (here.home / place / name).mkdir(parents=True)
+    places = [str(here.home / place) for place in ("one", "no such place", "two")]
+    found = look(
+        fake_python(here, f"import sys; sys.path[:] = {places} + [p for p in sys.path if 'site' not in p]"), here
+    )
+    assert found.packages == {
+        "flwr": None,
+        "grpc": "1.64.0",
+        "msgspec": "0.19.0",
+        "numpy": "1.24.2",
+        "torch": "2.5.1+cpu",
+        "torchvision": None,
+    }
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON)
+def test_the_scripts_own_json_is_json(value):
+    """Whatever names a host has: the standard library and msgspec read back what was written, in plain ASCII."""
+    told = encoded(value)
+    assert json.loads(told) == value
+    assert told.isascii()
+    assert "\n" not in told
+
+
+def test_names_that_are_no_text_are_still_told():
+    """The name of a file may be any bytes; Python holds those that are no UTF-8 as lone surrogates."""
+    assert msgspec.json.decode(encoded(os.fsdecode(b"caf\xe9"))) == "caf?"
 
 
 def test_a_look_changes_nothing(here):
@@ -76,20 +249,15 @@ def test_a_virtual_environment_is_found_by_its_directory(here):
     program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     program.chmod(0o755)
     for path in ("~/venv", str(here.home / "venv"), "~/venv/bin/python"):
-        assert look(host(path), here).user == "pi"
+        found = look(host(path), here)
+        assert (found.python_version, found.trouble) == (VERSION, "")
 
 
-def test_a_python_that_is_not_there_is_named(here):
-    """The message says which path, and where it comes from."""
-    with pytest.raises(
-        HostError, match=r"^here: look: there is no Python at /no/venv \(python.path in the inventory\)$"
-    ):
-        look(host("/no/venv"), here)
-
-
-def test_the_script_is_understood_by_old_pythons():
-    """A Python that is too old must be able to say so: no syntax after 3.7."""
-    ast.parse(hostside.source("look"), feature_version=(3, 7))
+@pytest.mark.parametrize("name", ["look", "health", "listen", "reach"])
+def test_the_scripts_are_understood_by_old_pythons(name):
+    """A Python that is too old for us must be able to say so: no syntax after 3.7, in ours and what they take along."""
+    ast.parse(hostside.source(name), feature_version=(3, 7))
+    ast.parse(Path(identity.__file__).read_text(), feature_version=(3, 7))
 
 
 # --- receive ---------------------------------------------------------------------------------------------------------

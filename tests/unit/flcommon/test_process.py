@@ -9,19 +9,19 @@ import signal
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import psutil
 import pytest
 
-from flcommon import commands, process
+from flcommon import commands, identity, process
 from flcommon.following import watch
 from flcommon.process import Exit, Identity, Order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MODULE = "detached_worker"
 WORKER = """
@@ -305,19 +305,40 @@ def test_a_reused_pid_is_never_signalled(place: Path) -> None:
     assert innocent.returncode == 0
 
 
+def test_a_pid_and_start_time_of_before_a_reboot_are_somebody_else(place: Path) -> None:
+    """The same pid, as many ticks after another boot: not ours, although all that counts from the boot is equal."""
+    place.mkdir(parents=True)
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True) as innocent:
+        truth = process.identify(innocent.pid)
+        assert boot_id in truth.started
+        forged = Identity(innocent.pid, truth.started.replace(boot_id, str(uuid.uuid4())))
+        (place / "process.json").write_bytes(msgspec.json.encode(forged))
+        assert process.alive(truth)
+        assert process.running(place.parents[1]) == []
+        assert process.stop(place, grace_s=0.1) is False
+        assert innocent.poll() is None
+        innocent.communicate(timeout=10)
+
+
+def ticks(pid: int) -> int:
+    """Return the part of a start time that counts from the boot."""
+    return int(identity.start_time(pid).split()[-1])
+
+
 def test_the_start_time_is_found_whatever_a_program_is_called(tmp_path: Path) -> None:
     """A name may hold what separates the fields of /proc/PID/stat; a zombie, and who is gone, has no start time."""
-    program = tmp_path / ") Z 1 (x"
+    program = Path(os.fsdecode(os.fsencode(tmp_path) + b"/) Z 1 (x\xff"))
     program.write_text("#!/bin/sh\nread line\n")
     program.chmod(0o755)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as elder, elder.stdin:
         with subprocess.Popen([program], stdin=subprocess.PIPE) as child:
-            assert int(process.start_time(child.pid)) >= int(process.start_time(elder.pid))
+            assert ticks(child.pid) >= ticks(elder.pid)
             assert process.alive(process.identify(child.pid))
             child.stdin.close()
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-            assert process.start_time(child.pid) is None
-        assert process.start_time(child.pid) is None
+            assert identity.start_time(child.pid) is None
+        assert identity.start_time(child.pid) is None
         assert process.identify(child.pid) == Identity(child.pid, "gone")
         assert not process.alive(process.identify(child.pid))
 
