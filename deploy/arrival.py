@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 from typing import IO, TYPE_CHECKING, NoReturn
 
 from deploy.errors import HostError
@@ -34,9 +35,10 @@ class Copy:
     """
 
     def __init__(self, path: Path, limit: int, *, afresh: bool) -> None:
-        self.limit, self.have = limit, 0 if afresh else _size(path)
+        held = None if afresh else _size(path)
+        self.limit, self.have = limit, held or 0
         self.size = self.begin = self._hash_from = 0
-        self._path, self._replaced = path, afresh
+        self._path, self._replaced = path, held is None
         self._draft = path.with_name(f".{path.name}.part")
         self._file: IO[bytes] | None = None
 
@@ -95,7 +97,8 @@ class Copy:
     def _write(self, piece: memoryview) -> None:
         if self._file is None:
             if self._replaced:
-                self._file = _opened(self._draft, "wb", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                self._draft.unlink(missing_ok=True)  # left by a controller that was killed
+                self._file = _opened(self._draft, "wb", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             else:
                 self._file = _opened(self._path, "ab", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._file.write(piece)
@@ -182,7 +185,7 @@ class Arrival(io.BytesIO):
         directories = {copy.directory for copy in self.announced.values()}
         room = min((shutil.disk_usage(directory).free for directory in directories), default=0)
         if coming > max(0, room - _SPARE_BYTES):
-            self._refuse(f"it has {coming >> 20} MiB to send, and there is room here for {room >> 20} MiB")
+            self._refuse(f"it has more to send than there is room for here ({room >> 20} MiB are free)")
 
     def _misunderstood(self, text: bytes | bytearray) -> NoReturn:
         self._refuse(f"an answer that cannot be understood: {bytes(text[:80])!r}")
@@ -191,11 +194,13 @@ class Arrival(io.BytesIO):
         raise HostError(self._host, "pull", reason)
 
 
-def _size(path: Path) -> int:
+def _size(path: Path) -> int | None:
+    """Return a file's size, 0 if there is none; None for what is no regular file, and will be replaced."""
     try:
-        return path.lstat().st_size
+        found = path.lstat()
     except FileNotFoundError:
         return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _opened(path: Path, mode: str, flags: int) -> IO[bytes]:

@@ -103,15 +103,12 @@ class Body:
             raise Damaged
 
     def _more(self) -> bytes:
-        if self._unpacker is None:
-            data = self._stream.read(PIECE)
-        else:
-            packed = self._unpacker.unconsumed_tail or self._stream.read(PIECE)
-            data = self._unpacker.decompress(packed, PIECE) if packed else b""
-            if packed and not data and not self._unpacker.eof:
-                return self._more()
-        if not data:
-            raise Damaged
+        data, unpacker = b"", self._unpacker
+        while not data:
+            arrived = (unpacker.unconsumed_tail if unpacker else b"") or self._stream.read(PIECE)
+            if not arrived:
+                raise Damaged
+            data = unpacker.decompress(arrived, PIECE) if unpacker else arrived
         return data
 
 

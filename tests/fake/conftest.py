@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,11 +69,12 @@ class Recorder(Silent):
 
 
 def word(argv: Sequence[str]) -> str:
-    """Return in one word what a command does: look, list, push, start, watch, stop or pull."""
+    """Return in one word what a command does: look, list, compare, push, start, watch, stop or pull."""
     if "flcommon.process" in argv:
         return argv[argv.index("flcommon.process") + 1]
     scripts = {hostside.source("receive"): "push", hostside.source("send"): "pull"}
-    return scripts[argv[2]] if argv[1] == "-c" and argv[2] in scripts else "look"
+    found = next((name for script, name in scripts.items() if script in argv), "look")
+    return "compare" if found == "push" and "missing" in argv else found
 
 
 @dataclass
@@ -223,12 +223,11 @@ def exited(status: int | None) -> str:
     return msgspec.json.encode(Exit(status)).decode() + "\n"
 
 
-def sent(files: Mapping[str, bytes], **lies: tuple[int, str]) -> bytes:
-    """Return what `deploy.hostside.send` prints; `lies` replace entries of its table."""
-    table: dict[str, tuple[int, str]] = {
-        name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()
-    }
-    return json.dumps({**table, **lies}).encode() + b"\n" + b"".join(files.values())
+def sent(files: Mapping[str, bytes], **lies: bytes) -> bytes:
+    """Return what `deploy.hostside.send` prints; `lies` replace the sums of files."""
+    table = "".join(f"{len(content)} {name}\n" for name, content in files.items())
+    bodies = (content + lies.get(name, hashlib.sha256(content).digest()) for name, content in files.items())
+    return f"{len(files)}\n{table}".encode() + b"".join(bodies)
 
 
 FILES = {"events.jsonl": b"{}\n", "stdout": b"", "stderr": b"one\ntwo\n", "exit.json": b'{"status":0}'}
