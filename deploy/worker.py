@@ -1,19 +1,17 @@
 """One process of a campaign on its host, as the controller drives it: start, watch, stop, pull.
 
-The verbs run at the far end in `flcommon.process`, from the pushed bundle, and in `deploy.hostside.send`.
+The verbs run at the far end in `flcommon.process`, from the pushed bundle, and in `deploy.pull`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy import hostside
 from deploy.errors import HostError
+from deploy.pull import PulledFile, Wanted, pull
 from flcommon.decoding import decoded
 from flcommon.process import EVENTS_FILE, EXIT_FILE, JOB_FILE, PROCESS_FILE, STDERR_FILE, STDOUT_FILE
 from flcommon.status import Status
@@ -26,9 +24,9 @@ if TYPE_CHECKING:
     from deploy.remote.protocol import Remote
     from flcommon.process import Order
 
-PULLED = (EVENTS_FILE, STDOUT_FILE, STDERR_FILE, JOB_FILE, PROCESS_FILE, EXIT_FILE)
-_PIECE_BYTES = 1 << 20
-
+PULLED = (EVENTS_FILE, JOB_FILE, PROCESS_FILE, EXIT_FILE)
+PULLED_ENDS = (STDOUT_FILE, STDERR_FILE)
+"""What a process may write without end."""
 
 _status_decoder = msgspec.json.Decoder(Status)
 
@@ -84,35 +82,13 @@ class Worker:
         """Let that pause end; raises HostError."""
         self.remote.run(self._argv("resume", f"{number}"), step="pull")
 
-    def pull(self, into: Path, *, final: bool = True) -> dict[str, int]:
-        """Copy the process's files into a directory and return their sizes in bytes; raises HostError.
-
-        Only files that were asked for are written, under the names that were asked for, and each is checked against
-        the size and SHA-256 that the host says.
-        """
-        argv = [self.facts.python, "-c", hostside.source("send"), self.directory, *PULLED]
-        try:
-            into.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=into) as stream:
-                self.remote.get(argv, stream, step="pull")
-                stream.seek(0)
-                table = self._table(stream.readline())
-                names = [name for name in PULLED if name in table]
-                damaged = [name for name in names if not _unpack(stream, into / name, *table[name])]
-        except OSError as error:
-            raise HostError(self.host, "pull", f"{into} cannot be written: {error.strerror}") from error
-        if damaged:
-            raise HostError(self.host, "pull", f"{', '.join(damaged)} arrived damaged, and is not kept")
-        return {name: size for name, (size, _) in table.items() if name in PULLED}
+    def pull(self, into: Path, *, final: bool = True) -> dict[str, PulledFile]:
+        """Copy what is new of the process's files into a directory (see `deploy.pull`); raises HostError."""
+        wanted = Wanted(PULLED, PULLED_ENDS, final=final)
+        return pull(self.remote, self.facts.python, self.directory, into, wanted)
 
     def _argv(self, verb: str, *words: str) -> list[str]:
         return command(self.facts, self.code, verb, self.directory, *words)
-
-    def _table(self, line: bytes) -> dict[str, tuple[int, str]]:
-        try:
-            return decoded(msgspec.json.Decoder(dict[str, tuple[int, str]]).decode, line)
-        except msgspec.MsgspecError as error:
-            raise HostError(self.host, "pull", f"a table of contents that cannot be read: {line[:80]!r}") from error
 
 
 def stop(remote: Remote, facts: Facts, directory: str) -> None:
@@ -148,19 +124,3 @@ def command(facts: Facts, code: str, *words: str) -> list[str]:
 def _any_code(facts: Facts) -> str:
     """Return a bundle that is on the host already: processes are found and ended the same way by any."""
     return f"{facts.workdir}/code/{facts.code[-1]}"
-
-
-def _unpack(stream: IO[bytes], path: Path, size: int, sha256: str) -> bool:
-    """Move `size` bytes into the file, and keep it only if they are what the host said; False if they are not."""
-    draft = path.with_name(f".{path.name}.part")
-    hashed, left = hashlib.sha256(), size
-    with draft.open("wb") as file:
-        while left > 0 and (piece := stream.read(min(left, _PIECE_BYTES))):
-            file.write(piece)
-            hashed.update(piece)
-            left -= len(piece)
-    if left or hashed.hexdigest() != sha256:
-        draft.unlink()
-        return False
-    draft.replace(path)
-    return True

@@ -1,11 +1,16 @@
 """Scripts that the controller sends to a host: Python (standard library only) or POSIX sh, nothing installed.
 
-They run from standard input or `-c`; `source` gives the text that is sent, `program` that of one which needs others.
+They run from standard input or `-c`; `source` gives the text that is sent, `program` that of one which needs others,
+`argv` the command that runs one.
 """
 
 from __future__ import annotations
 
+import functools
 from importlib import resources
+
+ISOLATED = ("-I", "-S")
+"""Neither the current directory (the user's home), nor PYTHON… variables, nor site-packages."""
 
 # Puts modules where `import` finds them before it looks at any file.
 _LOADER = """\
@@ -17,6 +22,7 @@ exec({main!r}, {{"__name__": "__main__"}})
 """
 
 
+@functools.cache
 def source(name: str) -> str:
     """Return the text of one of this package's scripts: Python, unless the name has another ending."""
     return _text(__name__, name)
@@ -31,3 +37,8 @@ def program(name: str, *modules: str) -> str:
 def _text(package: str, name: str) -> str:
     file = name if "." in name else f"{name}.py"
     return resources.files(package).joinpath(file).read_text("utf-8")
+
+
+def argv(python: str, name: str, *words: str) -> list[str]:
+    """Return the command that runs one of the scripts with a host's Python."""
+    return [python, *ISOLATED, "-c", source(name), *words]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,13 +70,14 @@ class Recorder(Silent):
 
 
 def word(argv: Sequence[str]) -> str:
-    """Return in one word what a command does: look, push, run, watch, stop, pull, paused, resume or status."""
+    """Return in one word what a command does: look, compare, push, run, watch, stop, pull, paused, resume or status."""
     if "flcommon.commands" in argv:
         return argv[argv.index("flcommon.commands") + 1]
     if argv[0] == "cat":
         return "manifest"
     scripts = {hostside.source("receive"): "push", hostside.source("send"): "pull"}
-    return scripts[argv[2]] if argv[1] == "-c" and argv[2] in scripts else "look"
+    found = next((name for script, name in scripts.items() if script in argv), "look")
+    return "compare" if found == "push" and "missing" in argv else found
 
 
 @dataclass
@@ -245,12 +245,11 @@ def exited(status: int | None) -> str:
     return msgspec.json.encode(Exit(status)).decode() + "\n"
 
 
-def sent(files: Mapping[str, bytes], **lies: tuple[int, str]) -> bytes:
-    """Return what `deploy.hostside.send` prints; `lies` replace entries of its table."""
-    table: dict[str, tuple[int, str]] = {
-        name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in files.items()
-    }
-    return json.dumps({**table, **lies}).encode() + b"\n" + b"".join(files.values())
+def sent(files: Mapping[str, bytes], **lies: bytes) -> bytes:
+    """Return what `deploy.hostside.send` prints; `lies` replace the sums of files."""
+    table = "".join(f"{len(content)} {name}\n" for name, content in files.items())
+    bodies = (content + lies.get(name, hashlib.sha256(content).digest()) for name, content in files.items())
+    return f"{len(files)}\n{table}".encode() + b"".join(bodies)
 
 
 FILES = {"events.jsonl": b"{}\n", "stdout": b"", "stderr": b"one\ntwo\n", "exit.json": b'{"status":0}'}

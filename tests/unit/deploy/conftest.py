@@ -91,7 +91,7 @@ class ThisMachine:
 
     def _output(self, argv: Sequence[str], step: str, stdin: bytes) -> bytes:
         done = subprocess.run(argv, input=stdin, capture_output=True, cwd=self.home, env=self._env, check=False)
-        self._check(argv, step, done.returncode, (done.stdout + b"\n" + done.stderr).decode())
+        self._check(argv, step, done.returncode, (done.stdout + b"\n" + done.stderr).decode(errors="replace"))
         return done.stdout
 
     def _check(self, argv: Sequence[str], step: str, status: int, said: str) -> None:

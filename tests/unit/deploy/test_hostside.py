@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import hashlib
 import importlib.metadata
 import io
@@ -13,9 +12,10 @@ import pwd
 import re
 import subprocess
 import sys
-import tarfile
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy import hostside
-from deploy.bundle import Bundle, code_directory, make_bundle, push
-from deploy.errors import CommandFailed
+from deploy.bundle import Bundle, File, Packed, code_directory, listed, make_bundle, push
+from deploy.errors import HostError
 from deploy.facts import findings, look
 from deploy.hostside.look import encoded
 from deploy.inventory import Host, Python, Ssh
@@ -263,28 +263,20 @@ def test_the_scripts_are_understood_by_old_pythons(name):
 # --- receive ---------------------------------------------------------------------------------------------------------
 
 
-def packed(*entries):
-    """Return a bundle of made-up entries: (name, content) or a TarInfo."""
-    raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w:gz") as archive:
-        for entry in entries:
-            if isinstance(entry, tarfile.TarInfo):
-                archive.addfile(entry)
-            else:
-                info = tarfile.TarInfo(entry[0])
-                info.size = len(entry[1])
-                archive.addfile(info, io.BytesIO(entry[1]))
-    return sealed(raw.getvalue())
+def bundle_of(**files):
+    """Return a bundle of made-up files; `__` in a keyword stands for `/`."""
+    found = tuple(File(name.replace("__", "/"), len(data), sha256(data)) for name, data in sorted(files.items()))
+    return named(*found, contents={sha256(data): data for data in files.values()})
 
 
-def sealed(archive):
-    return Bundle("0123456789abcdef", archive, hashlib.sha256(archive).hexdigest(), 1)
+def named(*files, contents):
+    order = tuple(contents)
+    packed = Packed(order, "none", b"".join(contents.values()))
+    return Bundle(sha256(listed(files).encode())[:16], files, contents, packed)
 
 
-def special(name, kind, target=""):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
 
 
 def left_behind(here):
@@ -292,14 +284,40 @@ def left_behind(here):
     return [path for path in here.home.parent.rglob("*") if not path.is_dir() or path.is_symlink()]
 
 
+def contents(place):
+    found = {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    assert found.pop(".files")
+    return found
+
+
+def packed_contents(bundle):
+    return {file.name: bundle.contents[file.sha256] for file in bundle.files}
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A host that also counts what is fed to its commands."""
+
+    inner: Any
+    fed: list[tuple[str, int]] = field(default_factory=list)
+    host: str = "here"
+
+    def put(self, stream, argv, *, step):
+        data = b"".join(stream)
+        self.fed.append(("put", len(data)))
+        return self.inner.put(iter([data]), argv, step=step)
+
+    def read(self, argv, *, step, stdin=b""):
+        self.fed.append(("read", len(stdin)))
+        return self.inner.read(argv, step=step, stdin=stdin)
+
+
 def test_a_bundle_arrives_as_it_was_packed(here, own_facts):
     """All files byte for byte, nothing else, and the code runs from there."""
     bundle = make_bundle()
     assert push(here, own_facts, bundle)
     place = Path(code_directory(own_facts, bundle))
-    with tarfile.open(fileobj=io.BytesIO(bundle.archive)) as archive:
-        wanted = {place / entry.name: archive.extractfile(entry).read() for entry in archive}
-    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == wanted
+    assert contents(place) == packed_contents(bundle)
     assert list(place.parent.iterdir()) == [place]
     argv = ["env", f"PYTHONPATH={place}", own_facts.python, "-P", "-m", "flcommon.commands", "status", "/nowhere"]
     assert here.read(argv, step="look") == ""
@@ -316,7 +334,7 @@ def test_the_next_look_finds_it(here, own_facts):
 
 def test_two_controllers_may_push_the_same(here, own_facts):
     """The one that comes second changes nothing and is content."""
-    bundle = packed(("p/a.py", b"1"))
+    bundle = bundle_of(p__a=b"1")
     push(here, own_facts, bundle)
     before = tree(here.home)
     assert push(here, own_facts, bundle)
@@ -326,75 +344,143 @@ def test_two_controllers_may_push_the_same(here, own_facts):
     }
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"x" + data[1:], lambda _: b""])
-def test_a_damaged_stream_is_refused(here, own_facts, damage):
-    """Nothing that looks like code is left, nor anything else."""
-    bundle = packed(("p/a.py", b"1" * 5000))
-    damaged = Bundle(bundle.digest, damage(bundle.archive), bundle.archive_sha256, 1)
-    with pytest.raises(CommandFailed, match="the bundle arrived damaged: its SHA-256 differs"):
-        push(here, own_facts, damaged)
-    assert list(here.home.rglob("*")) == []
+OLD = {"p__same": b"s" * 90_000, "p__same2": b"s" * 90_000, "p__changed": b"c" * 50_000, "p__moved": b"m" * 70_000}
+NEW = {"p__same": b"s" * 90_000, "p__changed": b"d" * 50_000, "q__moved": b"m" * 70_000, "q__empty": b""}
 
 
-def test_a_stream_that_is_no_archive_is_refused(here, own_facts):
-    """Its sum is right and it makes no sense: one line says so, and no draft is left."""
-    whole = packed(("p/a.py", bytes(100_000))).archive
-    packer = zlib.compressobj(wbits=31)
-    half = packer.compress(gzip.decompress(whole)[:50_000]) + packer.flush(zlib.Z_FULL_FLUSH)
-    for archive in (b"", b"not gzip", whole[:-30], half, half + b"\x07 is no type of a block"):
-        with pytest.raises(CommandFailed) as caught:
-            push(here, own_facts, sealed(archive))
-        assert "Traceback" not in caught.value.output
-        assert list((here.home / ".fieldlab" / "code").iterdir()) == []
+def test_only_contents_that_are_missing_are_sent(here, own_facts):
+    """One changed file of several: it alone goes over the wire; a file that has moved is copied on the host."""
+    push(here, own_facts, bundle_of(**OLD))
+    counting, new = Counting(here), bundle_of(**NEW)
+    assert push(counting, look(host(), here), new)
+    assert [verb for verb, _ in counting.fed] == ["read", "put"]
+    assert counting.fed[1][1] - 50_000 < 1000
+    assert contents(Path(code_directory(own_facts, new))) == packed_contents(new)
+
+
+def test_a_file_that_changed_on_the_host_is_not_trusted(here, own_facts):
+    """Somebody edited a pushed file, size kept, or removed one: the new bundle is whole all the same."""
+    old, new = bundle_of(**OLD), bundle_of(**NEW)
+    for number, spoil in enumerate((lambda file: file.write_bytes(b"S" * 90_000), Path.unlink)):
+        place = here.home / str(number)
+        push(here, own_facts := msgspec.structs.replace(own_facts, workdir=str(place)), old)
+        for name in ("same", "same2"):
+            spoil(place / "code" / old.digest / "p" / name)
+        assert push(here, msgspec.structs.replace(own_facts, code=(old.digest,)), new)
+        assert contents(Path(code_directory(own_facts, new))) == packed_contents(new)
+        assert {path.name for path in (place / "code").iterdir()} == {old.digest, new.digest}
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"x", b"a b c\n", b"\xff\xff 1 x\n", None])
+def test_a_list_that_makes_no_sense_is_a_bundle_that_holds_nothing(here, own_facts, spoilt):
+    """Also that of a bundle pushed by an older version, which has none."""
+    old, new = bundle_of(**OLD), bundle_of(**NEW)
+    push(here, own_facts, old)
+    file = here.home / ".fieldlab" / "code" / old.digest / ".files"
+    file.unlink() if spoilt is None else file.write_bytes(spoilt)
+    assert push(here, look(host(), here), new)
+    assert contents(Path(code_directory(own_facts, new))) == packed_contents(new)
+
+
+def test_dense_and_plain_streams_of_any_size_arrive(here, own_facts):
+    """Compressed ones too: sizes around the pieces in which they are read, and files that are equal."""
+    sizes = (0, 1, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, 3 << 18)
+    for number, kind in enumerate((b"0123456789", os.urandom(1000))):
+        folder = here.home / f"made{number}"
+        folder.mkdir()
+        for size in sizes:
+            (folder / f"{size}").write_bytes((kind * (size // len(kind) + 1))[:size])
+            (folder / f"again-{size}").write_bytes((folder / f"{size}").read_bytes())
+        bundle = make_bundle({"t": folder})
+        assert bundle.whole.packing == "zlib"
+        assert push(here, own_facts, bundle)
+        assert contents(Path(code_directory(own_facts, bundle))) == packed_contents(bundle)
+
+
+def replaced(bundle, **changed):
+    return msgspec.structs.replace(bundle, whole=msgspec.structs.replace(bundle.whole, **changed))
 
 
 @pytest.mark.parametrize(
-    "entry",
+    "change",
     [
-        ("../evil", b"x"),
-        ("p/../../../evil", b"x"),
-        ("..", b"x"),
-        (".", b"x"),
-        special("p/link", tarfile.SYMTYPE, "/etc/passwd"),
-        special("p/link", tarfile.SYMTYPE, "a.py"),
-        special("p/link", tarfile.LNKTYPE, "p/a.py"),
-        special("p/device", tarfile.CHRTYPE),
-        special("p/pipe", tarfile.FIFOTYPE),
-        special("p", tarfile.DIRTYPE),
+        {"body": b"1" * 4999},
+        {"body": b"1" * 5001},
+        {"body": b"x" + b"1" * 4999},
+        {"body": b""},
+        {"packing": "zlib"},
+        {"packing": "zlib", "body": zlib.compress(b"1" * 5000)[:-3]},
+        {"packing": "zlib", "body": zlib.compress(b"1" * 5000) + b"more"},
+        {"packing": "zlib", "body": zlib.compress(b"1" * 6000)},
+        {"packing": "zlib", "body": zlib.compress(b"1" * 5000)[:-1] + b"x"},
+        {"contents": ()},
+        {"contents": ("0" * 64,)},
+        {"contents": (sha256(b"1" * 5000),) * 2},
     ],
-    ids=lambda entry: entry[0] if isinstance(entry, tuple) else f"{entry.name} type {entry.type!r}",
 )
-def test_only_plain_files_below_the_directory_are_taken(here, own_facts, entry):
-    """Names that lead out, links and devices are refused, with all of the bundle."""
-    with pytest.raises(CommandFailed, match="something else than plain files"):
-        push(here, own_facts, packed(("p/a.py", b"1"), entry))
+def test_a_damaged_stream_is_refused(here, own_facts, change):
+    """One line says so, and nothing that looks like code is left, nor anything else."""
+    with pytest.raises(HostError, match=r"^here: push: the bundle arrived damaged: [^\n]*$"):
+        push(here, own_facts, replaced(bundle_of(p__a=b"1" * 5000), **change))
     assert left_behind(here) == []
     assert list((here.home / ".fieldlab" / "code").iterdir()) == []
 
 
-def test_absolute_names_are_refused(here, own_facts, tmp_path):
-    """A bundle writes nowhere but in its own directory."""
-    with pytest.raises(CommandFailed, match="something else than plain files"):
-        push(here, own_facts, packed((str(tmp_path / "evil"), b"x")))
+def test_a_list_that_is_not_the_digests_own_is_refused(here, own_facts):
+    """Contents and sums agree, but it is another bundle than its name says."""
+    bundle = msgspec.structs.replace(bundle_of(p__a=b"1"), digest="0123456789abcdef")
+    with pytest.raises(HostError, match="arrived damaged"):
+        push(here, own_facts, bundle)
     assert left_behind(here) == []
 
 
+@pytest.mark.parametrize("name", ["../evil", "p/../../../evil", "..", ".", "", "/evil", "p/../.files", "a\0b"])
+def test_only_files_below_the_directory_are_taken(here, own_facts, name):
+    """Names that lead out, and that of the list, are refused, with all of the bundle."""
+    files = (File("p/a.py", 1, sha256(b"1")), File(name, 4, sha256(b"evil")))
+    with pytest.raises(HostError, match="arrived damaged"):
+        push(here, own_facts, named(*files, contents={sha256(b"1"): b"1", sha256(b"evil"): b"evil"}))
+    assert left_behind(here) == []
+    assert list((here.home / ".fieldlab" / "code").iterdir()) == []
+
+
+def test_a_name_cannot_be_used_twice(here, own_facts):
+    """Nor as a file and a directory: such a list is an error, not a bundle that lacks something."""
+    for second in ("p/a", "p/a/b"):
+        files = (File("p/a", 1, sha256(b"1")), File(second, 1, sha256(b"2")))
+        with pytest.raises(HostError, match=r"p/a.*: (File exists|Not a directory)"):
+            push(here, own_facts, named(*files, contents={sha256(b"1"): b"1", sha256(b"2"): b"2"}))
+        assert left_behind(here) == []
+
+
+def test_drafts_of_killed_receivers_go_after_a_while(here, own_facts):
+    """An old one is removed with the next push; a young one may be another controller's."""
+    code = here.home / ".fieldlab" / "code"
+    for name in ("old.1.draft", "young.2.draft"):
+        (code / name / "p").mkdir(parents=True)
+        (code / name / "p" / "a").write_text("half")
+    os.utime(code / "old.1.draft", (1, 1))
+    bundle = bundle_of(p__a=b"1")
+    push(here, own_facts, bundle)
+    assert {path.name for path in code.iterdir()} == {bundle.digest, "young.2.draft"}
+
+
 def test_a_directory_that_cannot_be_made_is_named(here, own_facts):
-    """A file stands where the work directory should be; the message says so, without the script that was run."""
+    """A file stands where the work directory should be; one sentence says so, and what to do."""
     (here.home / ".fieldlab").write_text("in the way")
-    with pytest.raises(CommandFailed, match=r"/home/\.fieldlab.*: (Not a directory|File exists)") as caught:
-        push(here, own_facts, packed(("a", b"1")))
-    assert str(caught.value).startswith(f"here: push: exit status 1 from: {sys.executable} -c (script) /")
+    with pytest.raises(
+        HostError,
+        match=r"^here: push: \S*/home/\.fieldlab\S*: (Not a directory|File exists); choose another workdir[^\n]*$",
+    ):
+        push(here, own_facts, bundle_of(a=b"1"))
 
 
-def test_receiving_needs_no_filters_of_tarfile(own_facts):
-    """Python 3.11.2, of Debian 12 and Raspberry Pi OS 12, has none: `extractall` knows no `filter`."""
-    bundle = packed(("p/a.py", b"1"))
-    old = "import tarfile\ndel tarfile.TarFile.extractall, tarfile.TarFile.extract, tarfile.data_filter\n"
-    place = Path(code_directory(own_facts, bundle))
-    argv = [sys.executable, "-c", old + hostside.source("receive"), str(place), bundle.archive_sha256]
-    subprocess.run(argv, input=bundle.archive, check=True)
-    assert (place / "p" / "a.py").read_bytes() == b"1"
+def test_modules_in_the_home_directory_are_not_ours(here, own_facts):
+    """A student's hashlib.py there is not run by a push or a pull."""
+    for name in ("hashlib", "stat", "zlib", "os"):
+        (here.home / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    assert push(here, own_facts, bundle_of(a=b"1"))
+    here.get(hostside.argv(sys.executable, "send", str(here.home), "final"), io.BytesIO(), step="pull")
 
 
 # --- send ------------------------------------------------------------------------------------------------------------
@@ -404,39 +490,55 @@ ANNOUNCED = (8 << 20) + 5
 """Bytes of a log: more than a pipe holds, and no whole number of pieces."""
 
 
-def sending(directory, *names):
-    return [sys.executable, "-c", hostside.source("send"), str(directory), *names]
+def sending(directory, *words, mode="final"):
+    return hostside.argv(sys.executable, "send", str(directory), mode, *words)
 
 
 def test_files_are_sent_with_sizes_and_sums(tmp_path):
-    """One line of JSON, then the bytes in the same order; what is missing or no file is left out."""
-    contents = {"a": b"one\n", "b": b"", "c": bytes(range(256)) * 9000}
+    """A table, then the bytes with the sum after each piece; what is missing or no regular file is left out."""
+    contents = {"a": b"one\n", "b": b"", "c": bytes(range(256)) * 1024 + b"end"}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "directory").mkdir()
-    told = subprocess.run(sending(tmp_path, "c", "missing", "directory", "a", "b"), capture_output=True, check=True)
-    line, _, rest = told.stdout.partition(b"\n")
-    assert json.loads(line) == {
-        name: [len(contents[name]), hashlib.sha256(contents[name]).hexdigest()] for name in ("c", "a", "b")
-    }
-    assert rest == contents["c"] + contents["a"] + contents["b"]
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("a")
+    asked = [word for name in ("c", "missing", "directory", "pipe", "link", "a", "b") for word in (name, "0", "0")]
+    told = subprocess.run(sending(tmp_path, *asked), capture_output=True, check=True)
+    first, sums = contents["c"][:-3], [hashlib.sha256(contents[name]).digest() for name in ("c", "a", "b")]
+    assert told.stdout == b"".join(
+        [
+            b"3\n262147 c\n4 a\n0 b\n",
+            *(first, hashlib.sha256(first).digest(), b"end", sums[0]),
+            *(b"one\n", sums[1], sums[2]),
+        ]
+    )
+
+
+def test_only_what_is_new_is_sent(tmp_path):
+    """After what the controller has; the sum is that of the whole file with `final`, else that of the new bytes."""
+    (tmp_path / "a").write_bytes(b"old and new")
+    for mode, hashed in (("final", b"old and new"), ("more", b"and new")):
+        told = subprocess.run(sending(tmp_path, "a", "4", "0", mode=mode), capture_output=True, check=True)
+        assert told.stdout == b"1\n11 a\nand new" + hashlib.sha256(hashed).digest()
 
 
 def test_nothing_to_send_is_an_empty_table(tmp_path):
     """A process that never started has left nothing, and that is no error."""
-    told = subprocess.run(sending(tmp_path / "gone", "a"), capture_output=True, check=True)
-    assert told.stdout == b"{}\n"
+    told = subprocess.run(sending(tmp_path / "gone", "a", "0", "0"), capture_output=True, check=True)
+    assert told.stdout == b"0\n"
 
 
 def test_a_file_that_grows_is_sent_as_the_table_says(tmp_path):
     """A log is appended to while it is sent: only what was announced comes, and its sum is right."""
     log = tmp_path / "log"
     log.write_bytes(b"x" * ANNOUNCED)
-    with subprocess.Popen(sending(tmp_path, "log"), stdout=subprocess.PIPE) as sender:
+    with subprocess.Popen(sending(tmp_path, "log", "0", "0"), stdout=subprocess.PIPE) as sender:
         # The table is written before the contents, which wait here for room in the pipe.
-        (size, digest) = json.loads(sender.stdout.readline())["log"]
+        assert sender.stdout.readline() == b"1\n"
+        assert sender.stdout.readline() == b"%d log\n" % ANNOUNCED
         with log.open("ab") as file:
             file.write(b"y" * 1000)
         content = sender.stdout.read()
     assert sender.returncode == 0
-    assert (len(content), hashlib.sha256(content).hexdigest()) == (size, digest) == (ANNOUNCED, digest)
+    assert len(content) == ANNOUNCED + 32 * 33
+    assert content[-32:] == hashlib.sha256(b"x" * ANNOUNCED).digest()

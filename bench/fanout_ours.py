@@ -1,0 +1,154 @@
+"""One step of bench/fanout.py by this toolkit's own functions, in a process of its own.
+
+    python bench/fanout_ours.py STEP PLAN.json      STEP: import, look, push, pull, job or up
+
+`up` prints the seconds from its beginning to the event that the campaign runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from deploy.bundle import make_bundle, push
+from deploy.campaign import NARROW, Request, up
+from deploy.facts import Facts, look
+from deploy.inventory import Host, Inventory, Python, Ssh
+from deploy.playbook import load_playbook
+from deploy.pull import Wanted, pull
+from deploy.remote.fanout import connect_all, fan_out
+from deploy.remote.protocol import Remote
+from deploy.remote.ssh import connect
+from deploy.view import Silent
+from flcommon import events
+
+Remotes = dict[str, Remote]
+START = 'mkdir -p "$1"; setsid sleep 600 </dev/null >/dev/null 2>&1 & echo $! >"$1/pid"'
+
+
+class Station(msgspec.Struct, frozen=True):
+    """A host of the benchmark: an sshd on loopback, and its directory."""
+
+    name: str
+    port: int
+    directory: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """All that a step needs; `out` is where looks and pulled files go, `logs` the names of what is pulled."""
+
+    stations: tuple[Station, ...]
+    user: str
+    identity_file: str
+    known_hosts: str
+    python: str
+    tree: str
+    out: str
+    logs: tuple[str, ...]
+
+    def hosts(self) -> dict[str, Host]:
+        """Return them as an inventory has them; the first is the server."""
+        return {
+            station.name: Host(
+                name=station.name,
+                role="client" if number else "server",
+                host="127.0.0.1",
+                ssh=Ssh(
+                    user=self.user,
+                    port=station.port,
+                    identity_file=self.identity_file,
+                    known_hosts=self.known_hosts,
+                ),
+                python=Python(path=self.python),
+                workdir=f"{station.directory}/ours",
+            )
+            for number, station in enumerate(self.stations)
+        }
+
+
+def main() -> None:
+    """Do one step."""
+    step, file = sys.argv[1:]
+    plan = msgspec.json.decode(Path(file).read_bytes(), type=Plan)
+    if step == "up":
+        print(seconds_until_it_runs(plan))
+    elif step != "import":
+        with connect_all(plan.hosts().values(), connect) as remotes:
+            do(step, plan, remotes)
+
+
+def do(step: str, plan: Plan, remotes: Remotes) -> None:
+    """Do what comes after connecting."""
+    if step in ("look", "push", "job"):
+        facts = look_at(plan, remotes)
+    if step in ("push", "job"):
+        bundle = make_bundle({"tree": Path(plan.tree)})
+        fan_out(remotes, lambda remote: push(remote, facts[remote.host], bundle), width=NARROW)
+    if step == "job":
+        fan_out(
+            remotes, lambda remote: remote.run(["sh", "-c", START, "start", _workdir(facts[remote.host])], step=step)
+        )
+    if step in ("pull", "job"):
+        pull_all(plan, remotes)
+
+
+def look_at(plan: Plan, remotes: Remotes) -> dict[str, Facts]:
+    """Look at all hosts, and keep what they said."""
+    hosts = plan.hosts()
+    facts = fan_out(remotes, lambda remote: look(hosts[remote.host], remote))
+    for name, found in facts.items():
+        Path(plan.out, f"{name}.look").write_bytes(msgspec.json.encode(found))
+    return facts
+
+
+def pull_all(plan: Plan, remotes: Remotes) -> None:
+    """Pull every host's logs into a directory of its name."""
+    directories = {station.name: f"{station.directory}/logs" for station in plan.stations}
+
+    def one(remote: Remote) -> None:
+        pull(remote, plan.python, directories[remote.host], Path(plan.out, remote.host), Wanted(plan.logs))
+
+    fan_out(remotes, one, width=NARROW)
+
+
+def _workdir(facts: Facts) -> str:
+    return facts.workdir
+
+
+class Clock(Silent):
+    """A view that takes the time at which the campaign runs."""
+
+    def __init__(self) -> None:
+        self.began_s, self.running_s = time.monotonic(), 0.0
+
+    def event(self, host: str, event: events.AnyEvent) -> None:  # noqa: ARG002 - the view's signature
+        """Look out for one event."""
+        if isinstance(event, events.CampaignStarted):
+            self.running_s = time.monotonic()
+
+
+def seconds_until_it_runs(plan: Plan) -> float:
+    """Run a small campaign by `deploy.campaign.up`, as `deploy up` does."""
+    server, *clients = plan.hosts().values()
+    file = Path(plan.out, "small.yaml")
+    file.write_text("playbook: small\napp: flclient.apps.payload\nrounds: 1\nwarmup_rounds: 0\n")
+    inventory = Inventory(
+        file=file,
+        lab="bench",
+        playbook=None,
+        server=server,
+        server_address="127.0.0.1:0",
+        clients=tuple(clients),
+    )
+    request = Request(contextlib.nullcontext(inventory), load_playbook(file), Path(plan.out, "runs"), connect)
+    clock = Clock()
+    up(request, clock)
+    return clock.running_s - clock.began_s
+
+
+if __name__ == "__main__":
+    main()
