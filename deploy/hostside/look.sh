@@ -21,12 +21,12 @@ sys.path = [entry for entry in sys.path if entry]
 exec(sys.stdin.buffer.read())'
 NEWLINE='
 '
-python= version= trouble="there is no Python at $path"
+python='' version='' trouble="there is no Python at $path"
 
 for candidate in "$path" "$workdir"/env/*/bin/python; do
   if [ "$candidate" != "$path" ] && [ ! -e "${candidate%/bin/python}/.complete" ]; then continue; fi
   command -v "$candidate" >/dev/null 2>&1 || continue
-  if [ "$candidate" = "$path" ]; then trouble=; fi
+  if [ "$candidate" = "$path" ]; then trouble=''; fi
   { said=$("$candidate" -c "$ENTER" "$trouble" "$workdir" "$@" 2>&1 >&3 3>&-); status=$?; } 3>&1
   if [ "$status" = 0 ]; then exit 0; fi
   [ "$candidate" = "$path" ] || continue
@@ -48,7 +48,7 @@ listed() {
   done
   printf '[%s]' "$text"
 }
-complete() {
+environments() {
   for mark in "$workdir"/env/*/.complete; do
     if [ -e "$mark" ]; then set -- "$@" "${mark%/.complete}"; fi
   done
@@ -77,4 +77,4 @@ printf '"system":"%s","platform":"%s","machine":"%s","cpu":"%s","cpus":%s,' \
   "$(clean "$(cat /proc/device-tree/model 2>/dev/null)")" "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo null)"
 printf '"memory_mb":%s,"disk_free_mb":%s,"writable":%s,"packages":{},' "${memory:-null}" "${free:-0}" "$writable"
 printf '"code":%s,"envs":%s,"wall_ns":%s000000000}\n' \
-  "$(listed "$workdir"/code/*)" "$(complete)" "$(date +%s)"
+  "$(listed "$workdir"/code/*)" "$(environments)" "$(date +%s)"

@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -93,6 +94,26 @@ def test_without_any_python_a_look_still_finds_the_machine(here):
     assert found["python_bits"] == 64
     assert abs(found["disk_free_mb"] - known["disk_free_mb"]) < 100
     assert abs(found["wall_ns"] - known["wall_ns"]) < 60e9
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox", "mksh", "zsh"])
+@pytest.mark.parametrize("python", [sys.executable, "/no/venv"])
+def test_any_shell_that_a_host_calls_sh_will_do(here, monkeypatch, tmp_path, shell, python):
+    """Debian's is dash, others have bash, Alpine busybox, macOS zsh or bash: all answer alike."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    tmp_path.joinpath("bin").mkdir()
+    tmp_path.joinpath("bin", "sh").symlink_to(shutil.which(shell))
+    place = here.home / ".fieldlab" / "env" / "aaaa"
+    place.mkdir(parents=True)
+    (place / ".complete").touch()
+    known = look(host(python), here)
+    monkeypatch.setattr(os, "defpath", f"{tmp_path}/bin:{os.defpath}")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=os.pathsep)
+    found = look(host(python), here)
+    same = {"wall_ns": 0, "disk_free_mb": 0}
+    assert msgspec.structs.replace(found, **same) == msgspec.structs.replace(known, **same)
+    assert found.envs == ("aaaa",)
 
 
 def test_without_python_names_cannot_break_the_answer(here):
