@@ -1,6 +1,7 @@
-"""Scripts that the controller sends to a host's own Python: standard library only, each one file, nothing installed.
+"""Scripts that the controller sends to a host: each one file, nothing installed.
 
-They run from standard input or `-c`; `source` gives the text that is sent.
+Those in Python need the standard library alone, those for the shell POSIX and what every system brings: they run where
+there is no Python yet. `source` gives the text that is sent.
 """
 
 from __future__ import annotations
@@ -9,5 +10,6 @@ from importlib import resources
 
 
 def source(name: str) -> str:
-    """Return the text of one of this package's scripts."""
-    return resources.files(__name__).joinpath(f"{name}.py").read_text("utf-8")
+    """Return the text of one of this package's scripts: Python, unless the name has another ending."""
+    file = name if "." in name else f"{name}.py"
+    return resources.files(__name__).joinpath(file).read_text("utf-8")
