@@ -52,6 +52,7 @@ class Facts(msgspec.Struct, frozen=True):
     packages: dict[str, str | None]
     code: tuple[str, ...]
     wall_ns: int
+    envs: tuple[str, ...] = ()
 
 
 class Finding(msgspec.Struct, frozen=True):

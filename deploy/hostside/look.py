@@ -69,6 +69,12 @@ def bundles(path: str) -> list[str]:
     return sorted(name for name in os.listdir(path) if "." not in name) if os.path.isdir(path) else []
 
 
+def environments(path: str) -> list[str]:
+    """Return the complete environments in a directory; half-made ones are hidden, or lack the mark."""
+    names = os.listdir(path) if os.path.isdir(path) else []
+    return sorted(name for name in names if name[0] != "." and os.path.exists(os.path.join(path, name, ".complete")))
+
+
 def main() -> None:
     """Look and print."""
     workdir = os.path.abspath(os.path.expanduser(sys.argv[1]))
@@ -92,6 +98,7 @@ def main() -> None:
         "writable": os.access(parent, os.W_OK),
         "packages": {package: version_of(package) for package in PACKAGES} if modern else {},
         "code": bundles(os.path.join(workdir, "code")),
+        "envs": environments(os.path.join(workdir, "env")),
         "wall_ns": int(time.time() * 1e9),
     }
     print(json.dumps(facts))
