@@ -59,15 +59,16 @@ def station(openssh, tmp_path: Path) -> Iterator[Callable[..., Station]]:
     """Give hosts: with keys of `python`, and options for their sshd."""
     remotes = []
 
-    def start(workdir: Path | None = None, environment: str = "", **python: str) -> Station:
+    def start(workdir: Path | None = None, environment: str = "", force: str = "", **python: str) -> Station:
         certificates = [f"{name}={os.environ[name]}" for name in CERTIFICATES if name in os.environ]
         variables = " ".join([*certificates, *environment.split()])
+        options = {key: value for key, value in (("SetEnv", variables), ("ForceCommand", force)) if value}
         host = Host(
             name="pi-a",
             role="client",
             host="127.0.0.1",
             ssh=Ssh(
-                port=openssh.start(**({"SetEnv": variables} if variables else {})),
+                port=openssh.start(**options),
                 identity_file=str(openssh.identity_file),
                 known_hosts=str(openssh.known_hosts),
             ),

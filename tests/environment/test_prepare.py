@@ -96,19 +96,23 @@ def test_a_host_without_internet_is_told_of_the_wheelhouse(station, small):
     assert environments(one) == []
 
 
-def test_uv_finds_the_version_that_is_asked_for(station, small):
-    """A host whose own Python will not do may have another one; what it is, is seen there."""
-    path = os.pathsep.join([str(Path(sys.executable).resolve().parent), os.environ["PATH"]])
-    one = station(environment=f"PATH={path}", path="python3", version=f"3.{sys.version_info.minor}")
-    bare = msgspec.structs.replace(one.look(), python="", python_version="", python_bits=0, packages={})
-    after = prepared(one, small, bare)
+def test_a_host_without_python3(station, small, tmp_path):
+    """It needs none: uv finds, or would bring, the version that is asked for; what it is, is seen there."""
+    tools, version = tmp_path / "tools", f"3.{sys.version_info.minor}"
+    tools.mkdir()
+    for tool in (path for path in Path("/usr/bin").iterdir() if "python" not in path.name):
+        (tools / tool.name).symlink_to(tool)
+    (tools / f"python{version}").symlink_to(Path(sys.executable).resolve())
+    facts = msgspec.structs.replace(station().look(), python="", python_version="", python_bits=0, packages={})
+    one = station(force=f'PATH={tools} exec sh -c "$SSH_ORIGINAL_COMMAND"', path="python3", version=version)
+    with pytest.raises(HostError):
+        one.remote.read(["python3", "-c", ""], step="look")
+    after = prepared(one, small, facts)
     told = subprocess.check_output([after.python, "-c", "import platform; print(platform.python_version())"], text=True)
     assert after.python_version == told.strip()
     assert after.python_bits == 64
     one.remote.verbs.clear()
-    again = msgspec.structs.replace(bare, envs=one.look().envs)
-    one.remote.verbs.clear()
-    assert prepared(one, small, again) == after
+    assert prepared(one, small, msgspec.structs.replace(facts, envs=after.envs)) == after
     assert one.remote.verbs == ["read"]
 
 
