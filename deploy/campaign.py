@@ -14,6 +14,7 @@ import msgspec
 
 from deploy.bundle import code_directory
 from deploy.crew import assembled
+from deploy.environment.kit import Kit
 from deploy.custody import Campaign, pull_quietly, recorded, stopped
 from deploy.manifest import SCHEMA_VERSION, HostRecord, Manifest
 from deploy.phases import Phases
@@ -45,6 +46,7 @@ class Request:
 
     `min_clients`: with how many clients to go on when hosts fail before the start; None: only with all.
     `replace`: end a campaign that runs on the lab. `detach`: return when the campaign runs, and leave it running.
+    `refresh`: resolve anew which versions of packages the hosts get.
     """
 
     lab: AbstractContextManager[Inventory]
@@ -54,6 +56,7 @@ class Request:
     min_clients: int | None = None
     replace: bool = False
     detach: bool = False
+    refresh: bool = False
 
 
 def up(request: Request, view: View) -> None:
@@ -71,7 +74,7 @@ def up(request: Request, view: View) -> None:
             crew.look(request.playbook.app)
             crew.make_way(replace=request.replace)
             phases.begin("prepare")
-            crew.prepare_python(request.playbook.app)
+            crew.prepare_python(Kit(request.playbook.app, refresh=request.refresh))
             phases.begin("push")
             bundle = crew.push_code()
             plan = make_plan(request.playbook, crew.clients)

@@ -93,6 +93,7 @@ def up(  # noqa: PLR0913 - a command's options
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="End a campaign that runs on the lab.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when the campaign runs; see attach.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Resolve the hosts' packages anew.")] = False,
 ) -> None:
     """Run a playbook on a lab, pull the logs, and write the report.
 
@@ -100,7 +101,7 @@ def up(  # noqa: PLR0913 - a command's options
     """
     with _errors():
         lab, chosen = _inputs(inventory, playbook)
-        _up(lab, Wishes(chosen, runs, min_clients, replace=replace, detach=detach))
+        _up(lab, Wishes(chosen, runs, min_clients, replace=replace, detach=detach, refresh=refresh))
 
 
 @app.command(
@@ -280,6 +281,7 @@ class Wishes:
     min_clients: int | None
     replace: bool
     detach: bool
+    refresh: bool
 
 
 def _up(lab: Inventory | VirtualLab, wishes: Wishes) -> None:
@@ -298,6 +300,7 @@ def _up(lab: Inventory | VirtualLab, wishes: Wishes) -> None:
         min_clients=wishes.min_clients,
         replace=wishes.replace,
         detach=wishes.detach,
+        refresh=wishes.refresh,
     )
     _recording(f"{lab.lab} · {wishes.playbook.playbook}", lambda view: up(request, view), ended=not wishes.detach)
     if wishes.detach:

@@ -6,11 +6,13 @@ names every host that failed.
 
 from __future__ import annotations
 
+import functools
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from deploy.bundle import make_bundle, push
+from deploy.environment.prepare import prepare_python
 from deploy.errors import DeployError, HostError, LabError, together
 from deploy.facts import Facts, findings, look
 from deploy.remote.fanout import WIDE, connect_each, try_out
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from deploy.bundle import Bundle
+    from deploy.environment.kit import Kit
     from deploy.inventory import Host, Inventory
     from deploy.remote.protocol import Remote
     from deploy.view import View
@@ -94,8 +97,14 @@ class Crew:
 
         self.each(free)
 
-    def prepare_python(self, app: str) -> None:
-        """Soon."""
+    def prepare_python(self, kit: Kit) -> None:
+        """See to it that every host has the Python that its inventory entry asks for."""
+
+        def prepared(host: Host, remote: Remote) -> Facts:
+            say = functools.partial(self.view.host, host.name)
+            return prepare_python(host, remote, self.facts[host.name], kit, say)
+
+        self.facts.update(self.each(prepared, width=NARROW))
 
     def push_code(self) -> Bundle:
         """Push the code of this installation where it is missing."""

@@ -65,6 +65,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     running: tuple[str, ...] = ()
     wall_ns: int
 
+    @property
+    def our_python(self) -> str:
+        """The interpreter that can run our own modules: this one, or one of an environment that was made here."""
+        if self.packages.get("msgspec") or not self.envs:
+            return self.python
+        return f"{self.workdir}/env/{self.envs[-1]}/bin/python"
+
 
 class Finding(msgspec.Struct, frozen=True):
     """Something a look found to be wrong, and what would put it right: if it can be, a command to type on the host.
@@ -89,7 +96,7 @@ def look_at_ours(host: Host, remote: Remote) -> Facts:
     A host that has no code of ours has no process of ours either.
     """
     facts = look(host, remote)
-    if facts.code and not facts.python:
+    if facts.code and not facts.our_python:
         raise HostError(host.name, STEP, f"{facts.trouble} (python.path in the inventory)")
     return facts
 

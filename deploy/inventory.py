@@ -54,7 +54,12 @@ Interpreter = Annotated[
         max_length=200,
     ),
 ]
+PythonVersion = Annotated[
+    str,
+    msgspec.Meta(pattern=r'(?#a Python version in quotes, "3.11" or later)^3\.(1[1-9]|[2-9][0-9])\Z'),
+]
 
+DEFAULT_PYTHON = "python3"
 SERVER_NAME = "server"
 DEFAULT_PORT = 8080
 DEFAULT_WORKDIR = "~/.fieldlab"
@@ -74,10 +79,17 @@ class Ssh(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Python(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which Python runs the experiment: an interpreter, or a virtual environment's directory, that already has flwr."""
+    """Which Python runs the experiment, and who sees to it that flwr is installed there.
 
-    manager: Literal["existing"] = "existing"
-    path: Interpreter = "python3"
+    `existing`: an interpreter, or a virtual environment's directory, that has it. `uv` and `wheelhouse` make an
+    environment with the interpreter at `path`, `uv` also with one of `version` that it may have to bring; `torch: cpu`
+    asks for PyTorch's CPU build.
+    """
+
+    manager: Literal["uv", "wheelhouse", "existing"] = "existing"
+    path: Interpreter = DEFAULT_PYTHON
+    version: PythonVersion | None = None
+    torch: Literal["cpu", "default"] = "default"
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,7 +221,7 @@ def _host(top: Node, node: Node, entry: _HostEntry, name: str) -> Host:
         role="server" if isinstance(entry, _ServerEntry) else "client",
         host=entry.host,
         ssh=convert(_ssh_files(_merged(top, node, "ssh")), Ssh),
-        python=convert(_merged(top, node, "python"), Python),
+        python=_python(top, node),
         workdir=entry.workdir or (str(workdir.value) if workdir else DEFAULT_WORKDIR),
         labels=entry.labels,
     )
@@ -220,6 +232,33 @@ def _merged(top: Node, host: Node, section: str) -> Node:
     parts = [part for part in (top.get(section), host.get(section)) if part is not None]
     merged = {key: value for part in parts for key, value in part.entries().items()}
     return (parts[-1] if parts else host).having(merged)
+
+
+def _python(top: Node, host: Node) -> Python:
+    """Return how a host comes by its Python; a host that names a manager of its own inherits nothing."""
+    own = host.get("python")
+    section = own if own is not None and own.get("manager") is not None else _merged(top, host, "python")
+    if section.get("manager") is None:
+        implied = "uv" if section.get("path") is None else "existing"
+        section = section.having({**section.entries(), "manager": replace(section, value=implied)})
+    python = convert(section, Python)
+    _refuse_nonsense(section, python)
+    return python
+
+
+def _refuse_nonsense(section: Node, python: Python) -> None:
+    """Raise InputError for a key that the manager cannot heed."""
+    entries = section.entries()
+    if python.manager == "existing" and python.torch == "cpu":
+        why = "asks for an environment with PyTorch's CPU build, but what exists is used as it is"
+        raise entries["torch"].error(f"{why}: leave it out, or give manager: uv or wheelhouse")
+    if python.version is None:
+        return
+    if python.manager != "uv":
+        why = f"is what uv finds or brings, but the manager is {python.manager}"
+        raise entries["version"].error(f"{why}: give path instead, or manager: uv")
+    if section.get("path") is not None:
+        raise entries["version"].error("says which Python is used, and so does path: give one of the two")
 
 
 def _ssh_files(ssh: Node) -> Node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-PACKAGES = ("fieldlab", "fabric", "paramiko", "msgspec", "numpy", "polars", "altair")
+PACKAGES = ("fieldlab", "fabric", "paramiko", "msgspec", "numpy", "polars", "altair", "uv")
 
 
 def controller_versions() -> dict[str, str]:

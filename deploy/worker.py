@@ -1,6 +1,6 @@
 """One process of a campaign on its host, as the controller drives it: start, watch, stop, pull.
 
-The verbs run at the far end in `flcommon.process`, from the pushed bundle, and in `deploy.pull`.
+The verbs run at the far end in `flcommon.commands`, from the pushed bundle, and in `deploy.pull`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def host_tail(remote: Remote, facts: Facts, file: Tail, on_line: Callable[[str],
 
 def command(facts: Facts, code: str, *words: str) -> list[str]:
     """Return the argv of a verb of `flcommon.commands` on a host."""
-    return ["env", f"PYTHONPATH={code}", facts.python, "-P", "-m", "flcommon.commands", *words]
+    return ["env", f"PYTHONPATH={code}", facts.our_python, "-P", "-m", "flcommon.commands", *words]
 
 
 def _any_code(facts: Facts) -> str:

@@ -2,12 +2,9 @@
 # Argument: the work directory. Whatever else lies in it is somebody else's and stays.
 set -eu
 cd "$1" 2>/dev/null || { echo "there is no $1"; exit 0; }
-# Environments and code are made read-only by nobody, but a user's umask may: ours to remove all the same.
-for name in campaigns code data env store cache .lock; do
-    if [ -e "$name" ] || [ -h "$name" ]; then
-        [ -h "$name" ] || chmod -R u+rwX "$name" 2>/dev/null || :
-        rm -rf -- "./$name"
-    fi
+for name in campaigns code data env store cache python; do
+    if [ -d "$name" ] && [ ! -h "$name" ]; then chmod -R u+rwX "$name"; fi  # a store's files are read-only
+    rm -rf -- "./$name"
 done
 cd /
 if rmdir "$1" 2>/dev/null; then echo "removed $1"; else echo "removed what is ours in $1; other files lie there"; fi

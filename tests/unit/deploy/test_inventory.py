@@ -74,7 +74,7 @@ def test_the_smallest_lab(file: Path) -> None:
         ("pi-b", "client", "192.0.2.22"),
     ]
     assert {host.workdir for host in lab.hosts} == {"~/.fieldlab"}
-    assert {host.python for host in lab.hosts} == {Python(manager="existing", path="python3")}
+    assert {host.python for host in lab.hosts} == {Python(manager="uv", path="python3")}
 
 
 def test_a_hosts_own_keys_win_over_the_defaults(file: Path) -> None:
@@ -84,6 +84,26 @@ def test_a_hosts_own_keys_win_over_the_defaults(file: Path) -> None:
     assert (a.ssh.user, a.ssh.port, a.python.path, a.workdir, a.labels) == ("pi", 2022, "python3.12", "~/work", {})
     assert (b.ssh.user, b.ssh.port, b.python.path, b.workdir) == ("kim", 2022, "~/venv", "/srv/fl")
     assert b.labels == {"net": "wifi"}
+
+
+@pytest.mark.parametrize(
+    ("lab", "own", "expected"),
+    [
+        ("{}", "{}", Python(manager="uv")),
+        ("{}", "{path: ~/venv}", Python(manager="existing", path="~/venv")),
+        ("{}", "{manager: uv, path: python3.12}", Python(manager="uv", path="python3.12")),
+        ("{}", "{version: '3.12'}", Python(manager="uv", version="3.12")),
+        ("{torch: cpu}", "{version: '3.12'}", Python(manager="uv", version="3.12", torch="cpu")),
+        ("{manager: wheelhouse}", "{path: /opt/py}", Python(manager="wheelhouse", path="/opt/py")),
+        ("{torch: cpu, version: '3.12'}", "{manager: existing}", Python(manager="existing")),
+        ("{path: ~/venv}", "{manager: uv}", Python(manager="uv")),
+        ("{manager: uv, torch: cpu}", "{torch: default}", Python(manager="uv")),
+    ],
+)
+def test_how_a_host_comes_by_its_python(file: Path, lab: str, own: str, expected: Python) -> None:
+    """A path alone is used as it is, without one uv does it all; a manager of its own inherits nothing."""
+    text = replaced(LAB, HOST_B, f"{HOST_B}\n    python: {own}") + f"python: {lab}\n"
+    assert load(file, text).clients[1].python == expected
 
 
 def test_null_takes_a_default_back(file: Path) -> None:
@@ -146,7 +166,44 @@ REFUSALS = [
     (HOST_B, f"{HOST_B}\n    ssh: {{jump: gw}}", 9, "clients.pi-b.ssh.jump", ["unknown key", "identity_file"]),
     (HOST_B, f"{HOST_B}\n    ssh: {{user: -oX}}", 9, "clients.pi-b.ssh.user", ["a login name", "'-oX'"]),
     (HOST_B, f"{HOST_B}\n    ssh: {{password: x}}", 9, "clients.pi-b.ssh.password", ["never in YAML", "identity_file"]),
-    (HOST_B, f"{HOST_B}\n    python: {{manager: uv}}", 9, "clients.pi-b.python.manager", ["'existing', not 'uv'"]),
+    (
+        HOST_B,
+        f"{HOST_B}\n    python: {{manager: u}}",
+        9,
+        "clients.pi-b.python.manager",
+        ["existing, uv, wheelhouse, not 'u'"],
+    ),
+    (HOST_B, f"{HOST_B}\n    python: {{version: 3.12}}", 9, "clients.pi-b.python.version", ['in quotes, "3.11" or la']),
+    (HOST_B, f"{HOST_B}\n    python: {{version: '3.10'}}", 9, "clients.pi-b.python.version", ["not '3.10'"]),
+    (
+        HOST_B,
+        f"{HOST_B}\n    python: {{manager: wheelhouse, version: '3.12'}}",
+        9,
+        "clients.pi-b.python.version",
+        ["the manager is wheelhouse", "give path instead, or manager: uv"],
+    ),
+    (
+        HOST_B,
+        f"{HOST_B}\n    python: {{path: ~/venv, version: '3.12'}}",
+        9,
+        "clients.pi-b.python.version",
+        ["the manager is existing"],
+    ),
+    (
+        HOST_B,
+        f"{HOST_B}\n    python: {{manager: uv, path: python3, version: '3.12'}}",
+        9,
+        "clients.pi-b.python.version",
+        ["and so does path: give one of the two"],
+    ),
+    (
+        HOST_B,
+        f"{HOST_B}\n    python: {{path: ~/venv, torch: cpu}}",
+        9,
+        "clients.pi-b.python.torch",
+        ["what exists is used as it is", "leave it out, or give manager: uv or wheelhouse"],
+    ),
+    (HOST_B, f"{HOST_B}\n    python: {{torch: cuda}}", 9, "clients.pi-b.python.torch", ["cpu, default, not 'cuda'"]),
     (HOST_B, f"{HOST_B}\n    python: {{path: a b}}", 9, "clients.pi-b.python.path", ["without spaces"]),
     (HOST_B, f"{HOST_B}\n    workdir: work", 9, "clients.pi-b.workdir", ["/… or ~/…"]),
     (HOST_B, f"{HOST_B}\n    labels: {{board: 4}}", 9, "clients.pi-b.labels.board", ["text, not 4", "quotes"]),
