@@ -199,7 +199,7 @@ def down(inventory: InventoryFile = None) -> None:
         lab = _lab(inventory)
         hosts = _standing(lab)
         if hosts is None:
-            Console().print(f"{_why_gone(lab)}: nothing to do.")
+            Console().print(Text(f"{_why_gone(lab)}: nothing to do"), soft_wrap=True)
             return
         for line in take_down(hosts, connect):
             Console().print(Text(line))

@@ -22,7 +22,7 @@ from deploy.inventory import Host, Inventory, Python, Ssh
 from deploy.providers import netns_state
 from deploy.providers.netns_control import give_order, kill
 from deploy.providers.netns_machine import check_machine, visible_directories
-from deploy.providers.netns_plan import SERVER_PORT, SSH_PORT, Extras, Failed, HostPlan, Order, Ready, Request
+from deploy.providers.netns_plan import MARK, SERVER_PORT, SSH_PORT, Extras, Failed, HostPlan, Order, Ready, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,7 +59,7 @@ def netns_lab(lab: NetnsLab, extras: Mapping[str, Extras] | None = None) -> Iter
     if lasting is not None and lasting[1].plan.request.hosts == request.hosts:
         yield _inventory(lab, *lasting)
         return
-    with tempfile.TemporaryFile() as stderr, _keeper(stderr) as process:
+    with tempfile.TemporaryFile() as stderr, _keeper(lab.lab, stderr) as process:
         ready = _start(process, request, stderr)
         yield _inventory(lab, netns_state.LabState(netns_state.BASE / ready.plan.id), ready)
 
@@ -72,15 +72,8 @@ def lab_up(lab: NetnsLab) -> Inventory:
         if lasting[1].plan.request.hosts != request.hosts:
             raise DeployError(f"lab {lab.lab} is up with other hosts; end it with: deploy lab down {lab.file}")
         return _inventory(lab, *lasting)
-    with tempfile.TemporaryFile() as stderr:
-        process = _spawn(stderr)
-        try:
-            ready = _start(process, request, stderr)
-        except BaseException:
-            _end(process)
-            raise
-        _close_pipes(process)
-        process.returncode = 0  # it goes on without us: nobody waits for it, and Popen need not warn of that
+    with tempfile.TemporaryFile() as stderr, _keeper(lab.lab, stderr) as process:
+        ready = _start(process, request, stderr)
     return _inventory(lab, netns_state.LabState(netns_state.BASE / ready.plan.id), ready)
 
 
@@ -156,44 +149,47 @@ def _lasting(name: str) -> tuple[LabState, Ready] | None:
 
 
 @contextlib.contextmanager
-def _keeper(stderr: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _keeper(name: str, stderr: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Hold the pipe whose end, by any cause, makes the keeper end the lab."""
-    process = _spawn(stderr)
+    process = _spawn(name, stderr)
     try:
         yield process
     finally:
         _end(process)
 
 
-def _spawn(stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(name: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, (str(_SOURCE), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-m", "deploy.providers.netns_keeper"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path, MARK: name},
         start_new_session=True,  # Ctrl-C in a terminal goes to the whole foreground process group
     )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    _close_pipes(process)
-    try:
-        process.wait(_END_S)
-    except subprocess.TimeoutExpired:
+    """Close the pipe, and wait until the keeper has cleared up or, of a lasting lab that is ready, has let go of us."""
+    if process.stdin is None or process.stdout is None:
+        raise AssertionError("made with pipes")
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    with process.stdout as answers:
+        ended = _ends_within(answers, _END_S)
+    if not ended:
         process.kill()
-        process.wait()
-    if process.returncode < 0:  # it was killed, and could not clear up
+    if process.wait() < 0:  # it was killed, and could not clear up
         with netns_state.registry():
             netns_state.clear_leftovers()
 
 
-def _close_pipes(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+def _ends_within(stream: IO[bytes], patience_s: float) -> bool:
+    while select.select([stream], [], [], patience_s)[0]:
+        if not os.read(stream.fileno(), 1 << 16):
+            return True
+    return False
 
 
 def _start(process: subprocess.Popen[bytes], request: Request, stderr: IO[bytes]) -> Ready:

@@ -82,10 +82,10 @@ def _boot(booting: Booting) -> subprocess.Popen[bytes]:
     if not _KEY.exists():
         argv = [plan.request.programs.keygen, "-q", "-t", "ed25519", "-N", "", "-C", host.name, "-f", f"{_KEY}"]
         subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
-    return _start_sshd(plan, host)
+    return _start_sshd(plan)
 
 
-def _start_sshd(plan: LabPlan, host: HostPlan) -> subprocess.Popen[bytes]:
+def _start_sshd(plan: LabPlan) -> subprocess.Popen[bytes]:
     Path("/run/sshd").mkdir(mode=0o755)  # its privilege separation directory
     addresses = ["0.0.0.0", *(["::"] if plan.network6 else [])]  # noqa: S104 - all addresses of a host of its own
     sshd = subprocess.Popen(
@@ -93,7 +93,7 @@ def _start_sshd(plan: LabPlan, host: HostPlan) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env={"PATH": os.defpath, "FIELDLAB_NETNS": f"{plan.mark}/{host.name}"},
+        env={"PATH": os.defpath},
     )
     said = b""
     while said.count(_LISTENS) < len(addresses):

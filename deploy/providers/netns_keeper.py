@@ -135,6 +135,8 @@ def main() -> None:
     _heed(lambda _number, _frame: sys.exit(1))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = msgspec.json.decode(_read_line(), type=Request)
+    if request.lasting and os.fork():
+        os._exit(0)  # who goes on is nobody's child: the controller, which may live long too, need not wait for it
     try:
         with netns_state.registry():
             netns_state.clear_leftovers()

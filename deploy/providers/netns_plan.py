@@ -6,6 +6,8 @@ import ipaddress
 
 import msgspec
 
+MARK = "FIELDLAB_NETNS"
+"""Environment variable of a lab's own processes, not of what runs on its hosts: the lab's name."""
 SSH_PORT = 22
 SERVER_PORT = 8080
 CALLER = 254
@@ -70,11 +72,6 @@ class LabPlan(msgspec.Struct, frozen=True, kw_only=True):
     def veth(self) -> str:
         """The network interface by which this machine reaches the hosts."""
         return f"fl-{self.id}"
-
-    @property
-    def mark(self) -> str:
-        """The value of the environment variable FIELDLAB_NETNS of the lab's own processes."""
-        return f"{self.request.lab}/{self.id}"
 
     def address(self, number: int) -> str:
         """Return the IPv4 address of a host, or of the CALLER."""
