@@ -14,8 +14,8 @@ import msgspec
 
 from deploy.bundle import code_directory
 from deploy.crew import assembled
-from deploy.environment.kit import Kit
 from deploy.custody import Campaign, pull_quietly, recorded, stopped
+from deploy.environment.kit import Kit
 from deploy.manifest import SCHEMA_VERSION, HostRecord, Manifest
 from deploy.phases import Phases
 from deploy.plan import make_plan

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import FrameType
 
-    from deploy.inventory import Inventory, VirtualLab
+    from deploy.inventory import Inventory, NetnsLab, VirtualLab
     from deploy.playbook import Playbook
     from deploy.progress import Progress
+
+    AnyLab = Inventory | VirtualLab | NetnsLab
 
 EXIT_CODES = """
 Exit status: 0 all went well · 1 an error on this machine · 2 a file or argument says something that cannot be ·
@@ -49,6 +51,21 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 
+lab_app = typer.Typer(
+    no_args_is_help=True,
+    help="Hosts on this machine that outlive a command (provider: netns): start, show and end them.",
+    epilog="""
+Examples:
+
+    deploy lab up inventory/netns.yaml                 then: deploy up inventory/netns.yaml, as often as you like
+
+    deploy lab status
+
+    deploy lab down
+""",
+)
+app.add_typer(lab_app, name="lab")
+
 InventoryFile = Annotated[
     Path | None,
     typer.Argument(metavar="[INVENTORY]", help="YAML file of the lab; without it: a virtual lab on this machine."),
@@ -58,6 +75,9 @@ PlaybookFile = Annotated[
     typer.Option("--playbook", "-p", metavar="FILE", help="YAML file of the experiment; wins over the inventory's."),
 ]
 RealInventory = Annotated[Path, typer.Argument(metavar="INVENTORY", help="YAML file of a lab of real hosts.")]
+NetnsInventory = Annotated[
+    Path | None, typer.Argument(metavar="[INVENTORY]", help="YAML file of a netns lab; without it: all of them.")
+]
 RunsDirectory = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="Where runs are kept: DIR/<lab>/<playbook>-<UTC>/.")
 ]
@@ -244,19 +264,81 @@ def down(
     A virtual lab needs no `down`: its hosts are gone with the command that started them.
     """
     with _errors():
-        from deploy.inventory import Inventory  # noqa: PLC0415 - keeps --help fast
-        from deploy.remote.ssh import connect  # noqa: PLC0415
+        from deploy.remote.ssh import connect  # noqa: PLC0415 - keeps --help fast
         from deploy.takedown import take_down  # noqa: PLC0415
 
         lab = _lab(inventory)
-        if not isinstance(lab, Inventory):
-            Console().print("A virtual lab's hosts are gone with the command that started them: nothing to do.")
+        hosts = _standing(lab)
+        if hosts is None:
+            Console().print(Text(f"{_why_gone(lab)}: nothing to do"), soft_wrap=True)
             return
-        done = take_down(lab, connect, purge=purge)
+        done = take_down(hosts, connect, purge=purge)
         for name, told in done.results.items():
             Console().print(Text(f"{name}: {told}"), soft_wrap=True)
         if done.failures:
             raise together(done.failures)
+
+
+@lab_app.command(
+    "up",
+    epilog="""
+Examples:
+
+    deploy lab up inventory/netns.yaml
+""",
+)
+def lab_up(inventory: Annotated[Path, typer.Argument(metavar="INVENTORY", help="YAML file of a netns lab.")]) -> None:
+    """Start the hosts of a netns lab; they stay until `deploy lab down`, whatever happens to this command."""
+    with _errors():
+        from deploy.providers import netns  # noqa: PLC0415 - keeps --help fast
+
+        hosts = netns.lab_up(_netns_lab(inventory))
+        for host in hosts.hosts:
+            key, known = host.ssh.identity_file, host.ssh.known_hosts
+            login = f"ssh -i {key} -o UserKnownHostsFile={known} {host.ssh.user}@{host.host}"
+            Console().print(Text(f"{host.name}: {login}"), soft_wrap=True)
+
+
+@lab_app.command(
+    "down",
+    epilog="""
+Examples:
+
+    deploy lab down                                    all that are up, and what killed ones left
+""",
+)
+def lab_down(inventory: NetnsInventory = None) -> None:
+    """End the hosts of a netns lab, with everything that runs and lies on them."""
+    with _errors():
+        from deploy.providers import netns  # noqa: PLC0415 - keeps --help fast
+
+        ended = netns.lab_down(None if inventory is None else _netns_lab(inventory).lab)
+        for name in ended:
+            Console().print(Text(f"{name}: ended"))
+        if not ended:
+            Console().print("no netns lab was up")
+
+
+@lab_app.command(
+    "status",
+    epilog="""
+Examples:
+
+    deploy lab status                                  all that are up, with the hosts' addresses
+""",
+)
+def lab_status(inventory: NetnsInventory = None) -> None:
+    """Show the netns labs that are up on this machine."""
+    with _errors():
+        from deploy.providers import netns  # noqa: PLC0415 - keeps --help fast
+
+        wanted = None if inventory is None else _netns_lab(inventory).lab
+        shown = [lab for lab in netns.lasting_labs() if wanted in (None, lab.plan.request.lab)]
+        for lab in shown:
+            hosts = ", ".join(f"{name} {host.address}" for name, host in lab.hosts.items())
+            Console().print(Text(f"{lab.plan.request.lab}: {hosts}"), soft_wrap=True)
+        if not shown:
+            Console().print("no netns lab is up")
 
 
 @app.command(
@@ -284,14 +366,13 @@ class Wishes:
     refresh: bool
 
 
-def _up(lab: Inventory | VirtualLab, wishes: Wishes) -> None:
+def _up(lab: AnyLab, wishes: Wishes) -> None:
     """Run, and report on whatever was measured, whether the run ended well or not."""
     from deploy.campaign import Request, up  # noqa: PLC0415 - keeps --help fast
-    from deploy.inventory import Inventory  # noqa: PLC0415
     from deploy.remote.ssh import connect  # noqa: PLC0415
 
-    if wishes.detach and not isinstance(lab, Inventory):
-        raise InputError(lab.file, "its hosts end with the command that starts them: no --detach", key="provider")
+    if wishes.detach and _standing(lab) is None:
+        raise InputError(lab.file, f"--detach needs hosts that stay: {_why_gone(lab)}", key="provider")
     request = Request(
         _enter(lab),
         wishes.playbook,
@@ -333,7 +414,7 @@ def _report(run: Path, started: float | None) -> None:
     print_summary(Console(), summary, None if started is None else time.monotonic() - started)
 
 
-def _inputs(inventory: Path | None, playbook: Path | None) -> tuple[Inventory | VirtualLab, Playbook]:
+def _inputs(inventory: Path | None, playbook: Path | None) -> tuple[AnyLab, Playbook]:
     """Read both files before anything is started."""
     from deploy import defaults  # noqa: PLC0415 - keeps --help fast
     from deploy.playbook import load_playbook  # noqa: PLC0415
@@ -344,7 +425,7 @@ def _inputs(inventory: Path | None, playbook: Path | None) -> tuple[Inventory | 
     return lab, load_playbook(playbook or lab.playbook or defaults.playbook_path())
 
 
-def _lab(inventory: Path | None) -> Inventory | VirtualLab:
+def _lab(inventory: Path | None) -> AnyLab:
     from deploy import defaults  # noqa: PLC0415 - keeps --help fast
     from deploy.inventory import load_inventory  # noqa: PLC0415
 
@@ -352,21 +433,53 @@ def _lab(inventory: Path | None) -> Inventory | VirtualLab:
 
 
 def _real_lab(inventory: Path) -> Inventory:
-    """Return a lab whose hosts outlive the command; raises InputError for a virtual one."""
-    from deploy.inventory import Inventory  # noqa: PLC0415 - keeps --help fast
+    """Return a lab whose hosts outlive the command; raises InputError for a virtual one, or one that is not up."""
+    lab = _lab(inventory)
+    hosts = _standing(lab)
+    if hosts is None:
+        raise InputError(lab.file, _why_gone(lab), key="provider")
+    return hosts
+
+
+def _standing(lab: AnyLab) -> Inventory | None:
+    """Return the hosts of a lab that are there without this command: real ones, or those of `deploy lab up`."""
+    from deploy.inventory import NetnsLab, VirtualLab  # noqa: PLC0415 - keeps --help fast
+
+    if isinstance(lab, NetnsLab):
+        from deploy.providers.netns import find_lab  # noqa: PLC0415
+
+        return find_lab(lab)
+    return None if isinstance(lab, VirtualLab) else lab
+
+
+def _why_gone(lab: AnyLab) -> str:
+    """Say why a lab that the toolkit starts has no hosts now."""
+    from deploy.inventory import NetnsLab  # noqa: PLC0415 - keeps --help fast
+
+    if isinstance(lab, NetnsLab):
+        return f"lab {lab.lab} is not up (deploy lab up {lab.file})"
+    return "a virtual lab's hosts are gone with the command that started them"
+
+
+def _netns_lab(inventory: Path) -> NetnsLab:
+    """Return a lab of network namespaces; raises InputError for any other."""
+    from deploy.inventory import NetnsLab  # noqa: PLC0415 - keeps --help fast
 
     lab = _lab(inventory)
-    if not isinstance(lab, Inventory):
-        raise InputError(lab.file, "a virtual lab's hosts are gone with the command that started them", key="provider")
+    if not isinstance(lab, NetnsLab):
+        raise InputError(lab.file, "`deploy lab` is for `provider: netns`; other hosts are not its business")
     return lab
 
 
-def _enter(lab: Inventory | VirtualLab) -> AbstractContextManager[Inventory]:
-    """Return the lab's hosts as something to enter: a virtual lab starts them."""
-    from deploy.inventory import Inventory  # noqa: PLC0415 - keeps --help fast
+def _enter(lab: AnyLab) -> AbstractContextManager[Inventory]:
+    """Return the lab's hosts as something to enter: a virtual lab starts them, and so does a netns lab if need be."""
+    from deploy.inventory import NetnsLab, VirtualLab  # noqa: PLC0415 - keeps --help fast
+    from deploy.providers.netns import netns_lab  # noqa: PLC0415
     from deploy.providers.virtual import virtual_lab  # noqa: PLC0415
 
-    return contextlib.nullcontext(lab) if isinstance(lab, Inventory) else virtual_lab(lab)
+    if isinstance(lab, NetnsLab):
+        return netns_lab(lab)
+    return virtual_lab(lab) if isinstance(lab, VirtualLab) else contextlib.nullcontext(lab)
 
 
 class GaveUp(KeyboardInterrupt):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from deploy.convert import convert
+from deploy.convert import convert, unknown
 from deploy.yamlfile import Node, read_yaml
 
 # The comment in front of each pattern is what an error message says (see `deploy.convert`).
@@ -60,6 +60,10 @@ PythonVersion = Annotated[
 ]
 
 DEFAULT_PYTHON = "python3"
+ClientCount = Annotated[int, msgspec.Meta(ge=1, le=200)]
+Cores = Annotated[float, msgspec.Meta(ge=0.01, le=1024)]
+"""A share of the processor's time: 0.25 is a quarter of one core."""
+
 SERVER_NAME = "server"
 DEFAULT_PORT = 8080
 DEFAULT_WORKDIR = "~/.fieldlab"
@@ -126,16 +130,40 @@ class VirtualLab(msgspec.Struct, frozen=True, kw_only=True):
     file: Path
     lab: Name
     playbook: Path | None
-    clients: Annotated[int, msgspec.Meta(ge=1, le=200)]
+    clients: ClientCount
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the hosts, the server first."""
+        return _names(self.clients)
 
 
-def load_inventory(path: Path) -> Inventory | VirtualLab:
+class NetnsLab(msgspec.Struct, frozen=True, kw_only=True):
+    """A lab of network namespaces on this machine (`provider: netns`, Linux, root); `cpu` is in cores, by host name."""
+
+    file: Path
+    lab: Name
+    playbook: Path | None
+    clients: ClientCount
+    cpu: dict[str, float] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the hosts, the server first."""
+        return _names(self.clients)
+
+
+def _names(clients: int) -> tuple[str, ...]:
+    return (SERVER_NAME, *(f"client-{number}" for number in range(1, clients + 1)))
+
+
+def load_inventory(path: Path) -> Inventory | VirtualLab | NetnsLab:
     """Read an inventory file; raises InputError that names file, line and key.
 
     Paths in it are relative to the file; `~` in `identity_file`, `known_hosts` and `playbook` is the controller's.
     """
     top = read_yaml(path)
-    return _virtual_lab(top) if "provider" in top.entries() else _inventory(top)
+    return _started_lab(top) if "provider" in top.entries() else _inventory(top)
 
 
 class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -145,11 +173,25 @@ class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     playbook: str | None = None
 
 
+class _Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """The one key that says what the others may be."""
+
+    provider: Literal["virtual", "netns"]
+
+
 class _VirtualFile(_Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An inventory file with `provider`."""
+    """An inventory file with `provider: virtual`."""
 
     provider: Literal["virtual"]
-    clients: Annotated[int, msgspec.Meta(ge=1, le=200)]
+    clients: ClientCount
+
+
+class _NetnsFile(_Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An inventory file with `provider: netns`."""
+
+    provider: Literal["netns"]
+    clients: ClientCount
+    cpu: dict[Name, Cores] = {}
 
 
 class _HostEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -179,7 +221,7 @@ class _LabFile(_Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
     workdir: RemotePath = DEFAULT_WORKDIR
 
 
-def _virtual_lab(top: Node) -> VirtualLab:
+def _started_lab(top: Node) -> VirtualLab | NetnsLab:
     clients = top.get("clients")
     lists = [top.get("server"), clients if clients and isinstance(clients.value, dict | list) else None]
     for node in lists:
@@ -188,14 +230,30 @@ def _virtual_lab(top: Node) -> VirtualLab:
                 "the same thing is said twice: with `provider` the toolkit starts the hosts itself;"
                 " give `clients` as a number and no `server`, or leave `provider` out"
             )
+    if convert(top, _Provider).provider == "netns":
+        return _netns_lab(top)
+    if (cpu := top.get("cpu")) is not None:
+        raise cpu.error("a virtual lab's hosts cannot have a CPU share: this key needs `provider: netns`")
     entry = convert(top, _VirtualFile)
     return VirtualLab(file=top.file, lab=entry.lab, playbook=_playbook(top), clients=entry.clients)
+
+
+def _netns_lab(top: Node) -> NetnsLab:
+    entry = convert(top, _NetnsFile)
+    lab = NetnsLab(file=top.file, lab=entry.lab, playbook=_playbook(top), clients=entry.clients, cpu=dict(entry.cpu))
+    cpu = top.get("cpu")
+    for name, node in cpu.entries().items() if cpu else ():
+        if name not in lab.names:
+            raise node.error(f"there is no host {name!r}{unknown(name, lab.names, 'hosts')}")
+    return lab
 
 
 def _inventory(top: Node) -> Inventory:
     clients = top.get("clients")
     if clients and isinstance(clients.value, int):
-        raise clients.error("a number of clients needs `provider: virtual`; a real lab lists its clients by name")
+        raise clients.error(
+            "a number of clients needs `provider: virtual` or `netns`; a real lab lists its clients by name"
+        )
     entry = convert(top, _LabFile)
     if clients is None or not clients.value:
         raise top.entries()["clients"].error("a lab needs at least one client")

@@ -52,9 +52,8 @@ def virtual_lab(lab: VirtualLab) -> Iterator[Inventory]:
 
     However this process ends (Ctrl-C, SIGKILL), everything that was started on the hosts is killed, daemons included.
     """
-    names = ("server", *(f"client-{number}" for number in range(1, lab.clients + 1)))
     with tempfile.TemporaryFile() as stderr, _sshd(stderr) as process:
-        yield _inventory(lab, _start(process, names, stderr))
+        yield _inventory(lab, _start(process, lab.names, stderr))
 
 
 @contextlib.contextmanager

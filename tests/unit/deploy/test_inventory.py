@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.errors import InputError
-from deploy.inventory import Inventory, Python, VirtualLab, load_inventory
+from deploy.inventory import Inventory, NetnsLab, Python, VirtualLab, load_inventory
 
 REPOSITORY = Path(__file__).parents[3]
 LAB = """\
@@ -23,6 +23,7 @@ clients:
     host: 192.0.2.22
 """
 VIRTUAL = "lab: v\nprovider: virtual\nclients: 3\n"
+NETNS = "lab: n\nprovider: netns\nclients: 2\ncpu: {client-2: 0.25}\n"
 
 
 @pytest.fixture(scope="module")
@@ -261,13 +262,46 @@ def test_hosts_refuse_spaces_and_shell_characters(file: Path, host: str) -> None
         ("clients: 3", "clients: three", 3, "clients", "a whole number from 1 to 200, not 'three'"),
         ("clients: 3", "clients: {a: {host: b}}", 3, "clients", "the same thing is said twice"),
         ("clients: 3\n", "", 1, "clients", "is missing"),
-        ("virtual", "netns", 2, "provider", "must be 'virtual', not 'netns'"),
+        ("virtual", "nets", 2, "provider", "must be one of netns, virtual, not 'nets'; did you mean netns?"),
+        ("clients: 3", "clients: 3\ncpu: {client-1: 1}", 4, "cpu", "needs `provider: netns`"),
         ("lab: v", "lab: v\nssh: {user: pi}", 2, "ssh", "known keys: lab, playbook, provider, clients"),
     ],
 )
 def test_refusals_of_virtual_labs(file: Path, case: tuple[str, str, int, str, str]) -> None:
     old, new, line, key, words = case
     error = refusal(file, replaced(VIRTUAL, old, new))
+    assert (error.line, error.key) == (line, key)
+    assert words in str(error)
+
+
+def test_a_netns_lab(file: Path) -> None:
+    """The names of its hosts are those that `cpu` may name."""
+    file.write_text(NETNS + "playbook: p.yaml\n")
+    lab = load_inventory(file)
+    wanted = NetnsLab(file=file, lab="n", playbook=file.parent / "p.yaml", clients=2, cpu={"client-2": 0.25})
+    assert lab == wanted
+    assert wanted.names == ("server", "client-1", "client-2")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("clients: 2", "clients: 0", 3, "clients", "from 1 to 200, not 0"),
+        ("clients: 2", "clients: 201", 3, "clients", "from 1 to 200, not 201"),
+        ("clients: 2", "clients: {a: {host: b}}", 3, "clients", "the same thing is said twice"),
+        ("0.25", "0", 4, "cpu.client-2", "a number from 0.01 to 1024, not 0"),
+        ("0.25", "-1", 4, "cpu.client-2", "a number from 0.01 to 1024, not -1"),
+        ("0.25", "half", 4, "cpu.client-2", "a number from 0.01 to 1024, not 'half'"),
+        ("{client-2: 0.25}", "0.25", 4, "cpu", "a mapping (key: value), not 0.25"),
+        ("client-2", "client-3", 4, "cpu.client-3", "did you mean client-2? (known hosts: server, client-1, client-2)"),
+        ("client-2: 0.25", "client-2: 0.25, client-2: 1", 4, "cpu.client-2", "duplicate key"),
+        ("lab: n", "lab: n\nworkdir: /x", 2, "workdir", "known keys: lab, playbook, provider, clients, cpu"),
+    ],
+)
+def test_refusals_of_netns_labs(file: Path, case: tuple[str, str, int, str, str]) -> None:
+    """Every error names file, line and dotted key, and says what would be right."""
+    old, new, line, key, words = case
+    error = refusal(file, replaced(NETNS, old, new))
     assert (error.line, error.key) == (line, key)
     assert words in str(error)
 
@@ -282,7 +316,7 @@ def test_port_22_is_the_default_port(file: Path) -> None:
     assert "duplicate host" in str(refusal(file, text))
 
 
-SOURCES = [(REPOSITORY / "inventory" / "lab.yaml").read_text(), LAB, VIRTUAL]
+SOURCES = [(REPOSITORY / "inventory" / "lab.yaml").read_text(), LAB, VIRTUAL, NETNS]
 BITS = ["", "\n", ":", "{", "}", "[", "]", "'", "-", "#", " ", "no", "1", "-1", "1e9", "null", "&a ", "*a", "\x00", "é"]
 
 

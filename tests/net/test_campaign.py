@@ -1,0 +1,63 @@
+"""A whole campaign on hosts in namespaces, and what is said where there can be none."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+import pytest
+
+from deploy.campaign import Request, up
+from deploy.errors import DeployError
+from deploy.manifest import Manifest
+from deploy.playbook import load_playbook
+from deploy.providers import netns_machine
+from deploy.providers.netns import netns_lab
+from deploy.remote.ssh import connect
+from deploy.view import Silent
+
+PAYLOAD = """
+playbook: small
+app: flclient.apps.payload
+run_config: {payload-bytes: 1000}
+rounds: 2
+order: listed
+delay: {at: before-upload, seconds: 0.05}
+sweep: {delay.probability: [0, 1]}
+"""
+
+
+def test_a_campaign_on_hosts_in_namespaces(make_lab, tmp_path, clean):
+    """The same code path as on real hosts: all is pulled, and the run is complete."""
+    (tmp_path / "playbook.yaml").write_text(PAYLOAD)
+    lab = make_lab(2)
+    up(Request(netns_lab(lab), load_playbook(tmp_path / "playbook.yaml"), tmp_path / "runs", connect), Silent())
+    (run,) = (tmp_path / "runs" / lab.lab).iterdir()
+    manifest = msgspec.json.decode((run / "manifest.json").read_bytes(), type=Manifest)
+    assert (manifest.status, manifest.error) == ("complete", None)
+    for host in lab.names:
+        assert manifest.hosts[host].facts["hostname"] == host
+        assert (run / "raw" / host / "exit.json").read_text() == '{"status":0}'
+    assert clean() == set()
+
+
+def test_only_root_can_have_one(make_lab, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(DeployError, match=r"needs root \(sudo\)"), netns_lab(make_lab()):
+        pytest.fail("was entered")
+
+
+def test_only_linux_can_have_one(make_lab, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(DeployError, match="needs Linux"), netns_lab(make_lab()):
+        pytest.fail("was entered")
+
+
+def test_missing_programs_are_named_with_their_packages(make_lab, monkeypatch, tmp_path):
+    (tmp_path / "ip").write_text("#!/bin/sh\n")
+    (tmp_path / "ip").chmod(0o755)
+    monkeypatch.setattr(netns_machine, "_SEARCHED", str(tmp_path))
+    wanted = "needs sshd, ssh-keygen: apt-get install openssh-client openssh-server"
+    with pytest.raises(DeployError, match=wanted), netns_lab(make_lab()):
+        pytest.fail("was entered")
