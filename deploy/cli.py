@@ -398,12 +398,19 @@ def _recording(title: str, work: Callable[[Progress], None], *, ended: bool = Tr
         with progress, _patient(progress):
             work(progress)
     except (DeployError, KeyboardInterrupt):
-        if progress.directory is not None:
+        if progress.directory is not None and not _is_running(progress.directory):
             with contextlib.suppress(DeployError):
                 _report(progress.directory, None)
         raise
     if ended and progress.directory is not None:
         _report(progress.directory, started)
+
+
+def _is_running(run: Path) -> bool:
+    """Whether a campaign was left running, so that there is nothing to report on yet."""
+    from deploy.analysis.dataset import read_manifest  # noqa: PLC0415 - keeps --help fast
+
+    return read_manifest(run).status == "running"
 
 
 def _report(run: Path, started: float | None) -> None:

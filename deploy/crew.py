@@ -54,19 +54,22 @@ class Crew:
         """The names of the clients that take part, in the order of the inventory."""
         return tuple(host.name for host in self.hosts if host.role == "client")
 
-    def each(self, work: Callable[[Host, Remote], R], *, width: int = WIDE) -> dict[str, R]:
-        """Do something on all hosts at once; those that fail are left out, or the error of all is raised."""
+    def each(self, work: Callable[[Host, Remote], R], *, width: int = WIDE, so: str = "") -> dict[str, R]:
+        """Do something on all hosts at once; those that fail are left out, or the error of all is raised.
+
+        `so` is what the error says after all hosts: the way out, if they share one.
+        """
         hosts = {host.name: host for host in self.hosts}
         outcome = try_out(hosts, lambda host: work(host, self.remotes[host.name]), width=width)
-        self.leave_out(outcome.failures)
+        self.leave_out(outcome.failures, so)
         return outcome.results
 
-    def leave_out(self, failures: Mapping[str, DeployError]) -> None:
+    def leave_out(self, failures: Mapping[str, DeployError], so: str = "") -> None:
         """Go on without these hosts; raises DeployError that names all of them where that cannot be."""
         self.absent.update(failures)
         enough = self.min_clients is not None and len(self.clients) >= self.min_clients
         if failures and (not enough or self.inventory.server.name in failures):
-            raise self._too_few()
+            raise self._too_few(so)
         for name, error in failures.items():
             self.view.host(name, "takes no part")
             self.view.note(f"going on without {name}: {error}")
@@ -90,12 +93,12 @@ class Crew:
         def free(host: Host, remote: Remote) -> None:
             running = self.facts[host.name].running
             if running and not replace:
-                raise HostError(host.name, "look", f"a campaign runs there already ({running[0]}); {self._ways_out}")
+                raise HostError(host.name, "look", f"a campaign runs there already ({running[0]})")
             for directory in running:
                 stop(remote, self.facts[host.name], directory)
                 self.view.note(f"{host.name}: stopped {directory}")
 
-        self.each(free)
+        self.each(free, so=self._ways_out)
 
     def prepare_python(self, kit: Kit) -> None:
         """See to it that every host has the Python that its inventory entry asks for."""
@@ -120,14 +123,13 @@ class Crew:
     @property
     def _ways_out(self) -> str:
         file = self.inventory.file
-        return f"watch it with: deploy attach {file}; end it with: deploy stop {file}, or up --replace"
+        return f"watch it with: deploy attach {file}; end it with: deploy stop {file}, or with up --replace"
 
-    def _too_few(self) -> DeployError:
-        everyone = len(self.inventory.clients)
-        if self.min_clients is None or self.inventory.server.name in self.absent:
-            return together(self.absent)
-        left = f"{len(self.clients)} of {everyone} clients are left, fewer than --min-clients {self.min_clients}"
-        return LabError(self.absent, left)
+    def _too_few(self, so: str) -> DeployError:
+        if self.min_clients is not None and self.inventory.server.name not in self.absent:
+            everyone = len(self.inventory.clients)
+            so = f"{len(self.clients)} of {everyone} clients are left, fewer than --min-clients {self.min_clients}"
+        return LabError(self.absent, so) if so else together(self.absent)
 
 
 @contextmanager
