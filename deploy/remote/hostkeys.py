@@ -32,6 +32,7 @@ class Entry:
     patterns: tuple[str, ...]
     key_type: str
     key: str
+    file: Path
 
     def holds(self, key: bytes) -> bool:
         """Tell whether this line's key is that one."""
@@ -40,11 +41,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class KnownHost:
-    """What known_hosts says of one host; `file` and `login` (an ssh command line) are for advice to the user."""
+    """What the known_hosts `files` say of the host that they call `name`; `inventory` is for advice to the user."""
 
     name: str
-    file: Path
-    login: tuple[str, ...]
+    files: tuple[Path, ...]
+    inventory: str
     entries: tuple[Entry, ...]
 
     @property
@@ -52,36 +53,50 @@ class KnownHost:
         """The signature algorithms of the known keys: asking for others would look like a changed key."""
         rsa = ("rsa-sha2-512", "rsa-sha2-256")
         return tuple(
-            name for entry in self._trusted for name in (rsa if entry.key_type == "ssh-rsa" else (entry.key_type,))
+            name for entry in self.trusted for name in (rsa if entry.key_type == "ssh-rsa" else (entry.key_type,))
         )
 
     @property
-    def _trusted(self) -> tuple[Entry, ...]:
+    def trusted(self) -> tuple[Entry, ...]:
+        """The entries that let the host in."""
         return tuple(entry for entry in self.entries if not entry.marker)
+
+    @property
+    def trust_command(self) -> str:
+        """The command that shows a lab's host keys and records them."""
+        return shlex.join(["deploy", "trust", self.inventory]) if self.inventory else "deploy trust INVENTORY"
+
+    def forget_commands(self) -> tuple[str, ...]:
+        """Return the commands by which the user takes back the trust in the known keys."""
+        files = dict.fromkeys(str(entry.file) for entry in self.trusted)
+        return tuple(shlex.join(["ssh-keygen", "-R", self.name, "-f", file]) for file in files)
 
     def refusal(self, key_type: str, key: bytes) -> str | None:
         """Say why the key that the host shows is refused, and what to do about it; None if it is known."""
         shown = f"{key_type} {fingerprint(key)}"
-        if any(entry.marker == "@revoked" and entry.holds(key) for entry in self.entries):
-            return f"its SSH host key {shown} is marked as revoked in {self.file}"
-        if any(entry.holds(key) for entry in self._trusted):
+        revoked = [entry for entry in self.entries if entry.marker == "@revoked" and entry.holds(key)]
+        if revoked:
+            return f"its SSH host key {shown} is marked as revoked in {revoked[0].file}"
+        if any(entry.holds(key) for entry in self.trusted):
             return None
-        return self._changed(shown) if self._trusted else self._unknown(shown)
+        return self._changed(shown) if self.trusted else self._unknown(shown)
 
     def _unknown(self, shown: str) -> str:
         return (
-            f"its SSH host key is not in {self.file}: the host shows {shown}. Compare this fingerprint with the"
-            f" host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub), then log in once by hand to accept it:"
-            f" {shlex.join(self.login)}"
+            f"its SSH host key is not known yet: {self.name} is not in {self.files[0]}, and the host shows {shown}."
+            " Compare this fingerprint with the host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub), and record it"
+            f" with: {self.trust_command}"
         )
 
     def _changed(self, shown: str) -> str:
-        known = ", ".join(f"{entry.key_type} {fingerprint(_decoded(entry.key))}" for entry in self._trusted)
-        forget = shlex.join(["ssh-keygen", "-R", self.name, "-f", str(self.file)])
+        known = ", ".join(
+            f"{entry.key_type} {fingerprint(_decoded(entry.key))} ({entry.file})" for entry in self.trusted
+        )
         return (
-            f"WARNING: its SSH host key has CHANGED. {self.file} says {known}, the host shows {shown}. Either the host"
-            " was installed anew, or its address now belongs to another machine, or someone sits between. If you know"
-            f" that it is the first: {forget}; then log in once by hand: {shlex.join(self.login)}"
+            f"WARNING: its SSH host key has CHANGED. For {self.name}, known is {known}, and the host shows {shown}."
+            " Either the host was installed anew, or its address now belongs to another machine, or someone sits"
+            f" between. If you know that it is the first: {'; '.join(self.forget_commands())}; then:"
+            f" {self.trust_command}"
         )
 
 
@@ -109,17 +124,17 @@ def _decoded(key: str) -> bytes:
 @functools.cache
 def _entries(path: Path, _changed: int) -> tuple[Entry, ...]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return tuple(entry for line in lines if (entry := _parse(line)) is not None)
+    return tuple(entry for line in lines if (entry := _parse(line, path)) is not None)
 
 
-def _parse(line: str) -> Entry | None:
+def _parse(line: str, file: Path) -> Entry | None:
     fields = line.split()
     if not fields or fields[0].startswith("#"):
         return None
     marker = fields.pop(0) if fields[0].startswith("@") else ""
     if len(fields) < _ENTRY_FIELDS:
         return None
-    return Entry(marker, tuple(fields[0].split(",")), fields[1], fields[2])
+    return Entry(marker, tuple(fields[0].split(",")), fields[1], fields[2], file)
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:

@@ -142,8 +142,8 @@ def test_unknown_host_key(host: Host, tmp_path: Path) -> None:
     """Never trusted on first use: the message shows the fingerprint and says what to do; no file is made."""
     reason = refusal(changed(host, known_hosts=str(tmp_path / "none")))
     assert fingerprint_of(host) in reason
-    assert "log in once by hand" in reason
-    assert f"-p {host.ssh.port}" in reason
+    assert f"[127.0.0.1]:{host.ssh.port} is not in {tmp_path / 'none'}" in reason
+    assert reason.endswith("deploy trust INVENTORY")
     assert not (tmp_path / "none").exists()
 
 
@@ -209,7 +209,7 @@ def test_ssh_config_and_jump_host(lab: Inventory, tmp_path: Path, monkeypatch: p
     known = tmp_path / ".ssh" / "known_hosts"
     host = msgspec.structs.replace(target, host="target", ssh=Ssh())
     known.write_text(known_line(target) + "\n")
-    assert f"-p {jump.ssh.port}" in refusal(host)
+    assert f"the jump host 127.0.0.1: its SSH host key is not known yet: [127.0.0.1]:{jump.ssh.port}" in refusal(host)
     known.write_text(f"{known_line(target)}\n{known_line(jump)}\n")
     with ssh.connect(host) as remote:
         assert remote.read(["sh", "-c", "echo $HOME"], step="look").strip().endswith("/server")
