@@ -66,6 +66,10 @@ class KnownHost:
         """The command that shows a lab's host keys and records them."""
         return shlex.join(["deploy", "trust", self.inventory]) if self.inventory else "deploy trust INVENTORY"
 
+    def revocations(self, key: bytes) -> tuple[Entry, ...]:
+        """Return the entries that say that a key must not be trusted any more."""
+        return tuple(entry for entry in self.entries if entry.marker == "@revoked" and entry.holds(key))
+
     def forget_commands(self) -> tuple[str, ...]:
         """Return the commands by which the user takes back the trust in the known keys."""
         files = dict.fromkeys(str(entry.file) for entry in self.trusted)
@@ -74,9 +78,8 @@ class KnownHost:
     def refusal(self, key_type: str, key: bytes) -> str | None:
         """Say why the key that the host shows is refused, and what to do about it; None if it is known."""
         shown = f"{key_type} {fingerprint(key)}"
-        revoked = [entry for entry in self.entries if entry.marker == "@revoked" and entry.holds(key)]
-        if revoked:
-            return f"its SSH host key {shown} is marked as revoked in {revoked[0].file}"
+        for entry in self.revocations(key):
+            return f"its SSH host key {shown} is marked as revoked in {entry.file}"
         if any(entry.holds(key) for entry in self.trusted):
             return None
         return self._changed(shown) if self.trusted else self._unknown(shown)
@@ -100,6 +103,30 @@ class KnownHost:
         )
 
 
+@dataclass(frozen=True)
+class ShownKey:
+    """A host key as the host itself shows it, and what known_hosts holds about that host."""
+
+    key_type: str
+    key: bytes
+    known: KnownHost
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it is refused; None if it is known."""
+        return self.known.refusal(self.key_type, self.key)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no key of the host is known, nor is this one revoked: then it may be recorded."""
+        return not self.known.trusted and not self.known.revocations(self.key)
+
+
+def known_line(name: str, key_type: str, key: bytes) -> str:
+    """Return a key as a line of known_hosts."""
+    return f"{name} {key_type} {base64.b64encode(key).decode()}"
+
+
 def fingerprint(key: bytes) -> str:
     """Return a key's fingerprint as OpenSSH prints it."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
@@ -108,10 +135,11 @@ def fingerprint(key: bytes) -> str:
 def entries_for(path: Path, name: str) -> tuple[Entry, ...]:
     """Return the lines that speak of `name` (`host`, or `[host]:port` for other ports than 22); none if no file."""
     try:
-        changed = path.stat().st_mtime_ns
+        stat = path.stat()
     except OSError:
         return ()
-    return tuple(entry for entry in _entries(path, changed) if _matches(entry.patterns, name))
+    version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)  # the clock of a file's time ticks every few ms only
+    return tuple(entry for entry in _entries(path, version) if _matches(entry.patterns, name))
 
 
 def _decoded(key: str) -> bytes:
@@ -122,7 +150,7 @@ def _decoded(key: str) -> bytes:
 
 
 @functools.cache
-def _entries(path: Path, _changed: int) -> tuple[Entry, ...]:
+def _entries(path: Path, _version: tuple[int, ...]) -> tuple[Entry, ...]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return tuple(entry for line in lines if (entry := _parse(line, path)) is not None)
 

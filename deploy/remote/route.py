@@ -17,7 +17,7 @@ from deploy.remote.hostkeys import KnownHost, entries_for
 if TYPE_CHECKING:
     from deploy.inventory import Host
 
-_SSH_PORT = 22
+SSH_PORT = 22
 _SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
 _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
@@ -86,7 +86,7 @@ def hops_of(connection: Connection) -> list[Connection]:
 
 def known_host(hop: Connection, host: Host) -> KnownHost:
     """Return what the known_hosts files of a host's lab, of the user and of the system say of one hop on the way."""
-    address = hop.host if hop.port == _SSH_PORT else f"[{hop.host}]:{hop.port}"
+    address = hop.host if hop.port == SSH_PORT else f"[{hop.host}]:{hop.port}"
     name = hop.ssh_config.get("hostkeyalias", address)
     own = (Path(host.ssh.known_hosts).expanduser(),) if host.ssh.known_hosts else ()
     files = (*own, *_user_files(hop), _SYSTEM_KNOWN_HOSTS)

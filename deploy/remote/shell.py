@@ -17,7 +17,8 @@ MOST_NOISE = 1 << 20
 
 # The halves are joined only by the host: a shell that echoes its command line (set -v) does not print the marker.
 _START = 'printf %s%s "$1" "$2" >&2; printf %s%s "$1" "$2"; shift 2; exec "$@"'
-_PLAIN = re.compile(r"[A-Za-z0-9_./:=@%+,-]+")
+# Not "=", which zsh takes for a command's path at the start of a word, nor "%", which fish takes for a process.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@+,-]+")
 # Of the two characters that fish reads differently in '…' than a POSIX shell does.
 _SPECIAL = re.compile(r"([\\']+)")
 

@@ -13,14 +13,15 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import paramiko
 
 from deploy.errors import HostError
 from deploy.remote.asking import Answers, Ask, NobodyToAsk, Secret, WrongAnswer
+from deploy.remote.hostkeys import ShownKey
 from deploy.remote.login import Key, Keyring, Library, Login, Plan
-from deploy.remote.route import connection_to, hops_of, known_host
+from deploy.remote.route import SSH_PORT, connection_to, hops_of, known_host
 from deploy.remote.transport import FOREIGN, Link, new_transport, relax, shut
 from deploy.remote.verbs import SshRemote
 
@@ -41,15 +42,6 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 def connect(host: Host) -> SshRemote:
     """Log in to a host, asking nobody; HostError (step `connect`) says what is wrong and what to do about it."""
     return Connector(None)(host)
-
-
-class ShownKey(NamedTuple):
-    """A host key as the host itself shows it, and what known_hosts says about it (None: it is known)."""
-
-    key_type: str
-    key: bytes
-    known: KnownHost
-    refusal: str | None
 
 
 class Connector:
@@ -96,6 +88,7 @@ class _Attempt:
     step: str
     started: float = 0.0
     stuck_at: Connection | None = None
+    """The jump host that is to blame."""
 
     def restart(self) -> None:
         """Count the time from here."""
@@ -129,8 +122,7 @@ class _ShowKey(paramiko.MissingHostKeyPolicy):
         self._known = known
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
-        name, blob = key.get_name(), key.asbytes()
-        raise _KeyShownError(ShownKey(name, blob, self._known, self._known.refusal(name, blob)))
+        raise _KeyShownError(ShownKey(key.get_name(), key.asbytes(), self._known))
 
 
 def _prepared(attempt: _Attempt, *, key_only: bool = False) -> Connection:
@@ -166,7 +158,7 @@ def _opened(connection: Connection, attempt: _Attempt) -> Link:
     try:
         connection.open()
     except BaseException:
-        attempt.stuck_at = next((hop for hop in reversed(hops_of(connection)) if hop.transport is None), connection)
+        attempt.stuck_at = next((hop for hop in reversed(hops_of(connection)[1:]) if hop.transport is None), None)
         _shut(connection)
         raise
     for hop in hops_of(connection):
@@ -245,13 +237,13 @@ def _explained(attempt: _Attempt) -> Iterator[None]:
 def _why(error: BaseException, attempt: _Attempt, waited_s: float) -> str:
     """Say in a sentence why a connection failed, and at which jump host if at one."""
     hop = attempt.stuck_at
-    if hop is None or hop.original_host == attempt.host.host:
+    if hop is None:
         return _why_at(error, attempt, waited_s, attempt.host.host)
     return _of_jump_host(hop) + _why_at(error, attempt, waited_s, hop.host)
 
 
 def _of_jump_host(hop: Connection) -> str:
-    return f"the jump host {hop.host}: "
+    return f"the jump host {hop.host}{'' if hop.port == SSH_PORT else f':{hop.port}'}: "
 
 
 def _why_at(error: BaseException, attempt: _Attempt, waited_s: float, address: str) -> str:

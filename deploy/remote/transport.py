@@ -29,6 +29,7 @@ _TCP_OPTIONS = (
 )
 # paramiko 5.1 wakes up every 0.1 s to see whether it was closed, which costs 2.5 % of a core for 100 idle hosts.
 _WAKE_UP_S = 5.0
+_REFUSED_PAUSES_S = (0.0, 0.05, 0.2, 0.5)
 
 
 class Link:
@@ -46,18 +47,29 @@ class Link:
 
     def session(self, command: bytes, timeout_s: float) -> paramiko.Channel:
         """Ask for a session that runs a command line, without waiting for its answer."""
-        with self._lock:
-            spare, self._spare = self._spare, None
-        channel = None if spare is None else self._transport.opened(spare, timeout_s)
-        if channel is None:
-            channel = self._transport.opened(self._transport.ask_for_session(), timeout_s)
-        if channel is None:
-            raise Refused(str(self._transport.get_exception() or "no reason given"))
+        channel = self._open_session(timeout_s)
         self._transport.execute(channel, command)
         with self._lock:
             if self._spare is None:
                 self._spare = self._transport.ask_for_session()
         return channel
+
+    def _open_session(self, timeout_s: float) -> paramiko.Channel:
+        """Return the session that was opened ahead, or a new one.
+
+        Not refused at once: what has just ended still counts for a moment against what the host allows (MaxSessions),
+        and another thread may just have taken the last one, to open it ahead.
+        """
+        for pause_s in _REFUSED_PAUSES_S:
+            time.sleep(pause_s)
+            with self._lock:
+                spare, self._spare = self._spare, None
+            channel = self._transport.opened(spare, timeout_s) if spare else None
+            channel = channel or self._transport.opened(self._transport.ask_for_session(), timeout_s)
+            if channel is not None:
+                return channel
+        error = self._transport.get_exception()
+        raise Refused(error.text if isinstance(error, paramiko.ChannelException) else "no reason given")
 
     def is_lost(self, patience_s: float = 0.0) -> bool:
         """Tell whether the connection is gone; its thread notices a moment after its channels."""

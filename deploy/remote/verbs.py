@@ -159,6 +159,8 @@ class SshRemote:
             return link.session(command.line(), _IDLE_S)
         except Refused as error:
             raise command.broken(f"the host refuses another session ({error})") from error
+        except TimeoutError as error:
+            raise self._lost(link, command, "the host no longer answers") from error
         except link.foreign as error:
             raise self._loss(link, command, error) from error
 
@@ -166,7 +168,7 @@ class SshRemote:
         if self._over.is_set():
             return command.broken("the connection was closed here")
         if error is None or isinstance(error, EOFError) or link.is_lost(0.5):
-            return command.lost("the connection was lost")
+            return self._lost(link, command, "the connection was lost")
         return command.broken(f"the connection failed ({error})")
 
     def _silence(self, link: Link, command: Command) -> HostError:
@@ -174,8 +176,12 @@ class SshRemote:
         silent = f"no data for {command.idle_s:.0f} s"
         if self._over.is_set() or link.answers(_ANSWER_S):
             return command.broken(silent)
+        return self._lost(link, command, f"{silent}, and the host no longer answers")
+
+    def _lost(self, link: Link, command: Command, reason: str) -> HostError:
+        """Give up a link for good, so that no verb uses it again, and return the error that says so."""
         link.close()
-        return command.lost(f"{silent}, and the host no longer answers")
+        return command.lost(reason)
 
 
 class _Lines:
