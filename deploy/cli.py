@@ -114,6 +114,44 @@ def check(inventory: InventoryFile = None, playbook: PlaybookFile = None) -> Non
     epilog="""
 Examples:
 
+    deploy trust inventory/lab.yaml                    compare the fingerprints, then let their keys be recorded
+"""
+)
+def trust(
+    inventory: RealInventory,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Record what is new without a question.")] = False,
+) -> None:
+    """Show the SSH host key of every host of a lab, and record those that are new in the lab's known_hosts.
+
+    Logs in to jump hosts only. A key that has changed is never recorded: the command that forgets the old one is shown.
+    """
+    with _errors():
+        from deploy.prompts import Terminal  # noqa: PLC0415 - keeps --help fast
+        from deploy.remote.route import jump_hosts  # noqa: PLC0415
+        from deploy.remote.ssh import Connector  # noqa: PLC0415
+        from deploy.trust import Routes, record, survey  # noqa: PLC0415
+
+        lab = _real_lab(inventory)
+        with Terminal() as ask:
+            routes = Routes(Connector(ask).host_key, jump_hosts)
+            while True:  # once more after recording: what lies behind a jump host shows its key only then
+                found = survey(lab, routes)
+                Console().print(found.table)
+                for note in found.notes:
+                    Console(stderr=True).print(Text(note), soft_wrap=True)
+                if not found.new or not (yes or _confirmed(f"Record {len(found.new)} new host keys as trusted?")):
+                    break
+                for file, count in record(found.new).items():
+                    Console().print(Text(f"recorded in {file}: {count}"), soft_wrap=True)
+        if not found.ok:
+            raise typer.Exit(3)
+
+
+@app.command(
+    epilog="""
+Examples:
+
     deploy status inventory/lab.yaml                   what runs there, or how the last campaign ended
 """
 )
@@ -196,6 +234,14 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run direct
     """Write a run's report again, from its manifest and raw logs alone."""
     with _errors():
         _report(run, None)
+
+
+def _confirmed(question: str) -> bool:
+    """Ask; no answer is no."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        return False
 
 
 def _up(lab: Inventory | VirtualLab, playbook: Playbook, runs: Path) -> None:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from deploy import trust
+from deploy.cli import app
 from deploy.errors import DeployError
-from deploy.inventory import Inventory
+from deploy.inventory import Inventory, load_inventory
 from deploy.remote import ssh
 from deploy.remote.route import jump_hosts
 from deploy.trust import Routes, State
@@ -135,3 +137,46 @@ def test_a_place_that_cannot_be_written(bench: Bench) -> None:
     lab = lab_of(bench.host(bench.start(), known_hosts=str(bench.place / "no" / "such" / "folder")))
     with pytest.raises(DeployError, match=r"no/such/folder: the host keys cannot be recorded: No such file"):
         trust.record(trust.survey(lab, ROUTES).new)
+
+
+@pytest.fixture
+def inventory(bench: Bench) -> Path:
+    """A file that lists two hosts, with nothing beside it."""
+    file = bench.place / "inventory" / "lab.yaml"
+    file.parent.mkdir()
+    first, second = bench.start(), bench.start()
+    file.write_text(
+        f"lab: bench\nssh: {{user: root, identity_file: {bench.identity_file}}}\n"
+        f"server: {{host: 127.0.0.1, ssh: {{port: {first}}}}}\n"
+        f"clients: {{pi-a: {{host: 127.0.0.1, ssh: {{port: {second}}}}}}}\n"
+    )
+    return file
+
+
+def test_the_command_asks_before_it_records(inventory: Path) -> None:
+    """And without a yes there is no file, and the exit status says that the lab is not trusted."""
+    known = inventory.parent / "known_hosts"
+    for answer in ("n\n", ""):
+        refused = CliRunner().invoke(app, ["trust", str(inventory)], input=answer)
+        assert refused.exit_code == 3, refused.output
+        assert not known.exists()
+    told = CliRunner().invoke(app, ["trust", str(inventory)], input="y\n")
+    assert told.exit_code == 0, told.output
+    assert "Record 2 new host keys as trusted?" in told.output
+    assert len(known.read_text().splitlines()) == 2
+    with ssh.connect(load_inventory(inventory).server) as remote:
+        assert remote.read(["echo", "in"], step="look") == "in\n"
+
+
+def test_the_command_never_records_what_has_changed(inventory: Path, bench: Bench) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", bench.place / "older"], check=True)
+    known = inventory.parent / "known_hosts"
+    port = load_inventory(inventory).server.ssh.port
+    changed = f"[127.0.0.1]:{port} {(bench.place / 'older.pub').read_text()}"
+    known.write_text(changed)
+    told = CliRunner().invoke(app, ["trust", "--yes", str(inventory)])
+    assert told.exit_code == 3
+    assert "CHANGED" in told.output
+    assert f"ssh-keygen -R '[127.0.0.1]:{port}' -f {known}; then: deploy trust {inventory}" in told.output
+    assert known.read_text().startswith(changed)
+    assert len(known.read_text().splitlines()) == 2
