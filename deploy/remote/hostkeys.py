@@ -13,6 +13,7 @@ import fnmatch
 import functools
 import hashlib
 import hmac
+import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HASHED = "|1|"
 _ENTRY_FIELDS = 3
+_PATTERN = re.compile(r"[*?!|]")
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ def entries_for(path: Path, name: str) -> tuple[Entry, ...]:
     except OSError:
         return ()
     version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)  # the clock of a file's time ticks every few ms only
-    return tuple(entry for entry in _entries(path, version) if _matches(entry.patterns, name))
+    named, others = _entries(path, version)
+    return (*named.get(name.lower(), ()), *(entry for entry in others if _matches(entry.patterns, name)))
 
 
 def _decoded(key: str) -> bytes:
@@ -150,9 +153,20 @@ def _decoded(key: str) -> bytes:
 
 
 @functools.cache
-def _entries(path: Path, _version: tuple[int, ...]) -> tuple[Entry, ...]:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return tuple(entry for line in lines if (entry := _parse(line, path)) is not None)
+def _entries(path: Path, _version: tuple[int, ...]) -> tuple[dict[str, list[Entry]], list[Entry]]:
+    """Return the entries of plain names by name, and those that have to be matched with every host."""
+    named: dict[str, list[Entry]] = {}
+    others: list[Entry] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        entry = _parse(line, path)
+        if entry is None:
+            continue
+        if any(_PATTERN.search(pattern) for pattern in entry.patterns):
+            others.append(entry)
+            continue
+        for name in {pattern.lower() for pattern in entry.patterns}:
+            named.setdefault(name, []).append(entry)
+    return named, others
 
 
 def _parse(line: str, file: Path) -> Entry | None:

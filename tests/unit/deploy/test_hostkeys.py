@@ -77,3 +77,27 @@ def test_no_file_is_an_error(tmp_path_factory: pytest.TempPathFactory, text: str
 def test_the_fingerprint_is_a_hash_of_the_key() -> None:
     digest = base64.b64encode(hashlib.sha256(KEY).digest()).decode().rstrip("=")
     assert fingerprint(KEY) == f"SHA256:{digest}"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "fits"),
+    [
+        ("pi-a", True),
+        ("PI-A", True),
+        ("pi-b,pi-a,192.0.2.1", True),
+        ("pi-a,pi-a", True),
+        ("pi-?", True),
+        ("*,!pi-b", True),
+        ("*,!pi-a", False),
+        ("pi-a,!pi-a", False),
+        ("pi-ab", False),
+        ("[pi-a]:2222", False),
+        ("[pi-]a", False),
+    ],
+)
+def test_names_match_as_for_openssh(tmp_path: Path, patterns: str, fits: bool) -> None:  # noqa: FBT001
+    """Judged by ssh-keygen -F too, which prints what it finds."""
+    host = known(tmp_path, known_line(patterns, "ssh-ed25519", KEY) + "\n")
+    assert len(host.entries) == fits
+    told = subprocess.run(["ssh-keygen", "-F", "pi-a", "-f", host.files[0]], capture_output=True, check=False)
+    assert (told.returncode == 0) == fits
