@@ -64,6 +64,20 @@ ClientCount = Annotated[int, msgspec.Meta(ge=1, le=200)]
 Cores = Annotated[float, msgspec.Meta(ge=0.01, le=1024)]
 """A share of the processor's time: 0.25 is a quarter of one core."""
 
+_HOP = (
+    r"([A-Za-z0-9_][A-Za-z0-9_.@+-]*@)?"
+    r"([A-Za-z0-9_][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?\])(:[0-9]{1,5})?"
+)
+Jump = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"(?#a jump host as [user@]host[:port], several with commas in between, the nearest first, or none,)"
+        rf"^{_HOP}(,{_HOP})*\Z",
+        max_length=500,
+    ),
+]
+"""As OpenSSH's ProxyJump."""
+
 SERVER_NAME = "server"
 DEFAULT_PORT = 8080
 DEFAULT_WORKDIR = "~/.fieldlab"
@@ -72,11 +86,14 @@ DEFAULT_WORKDIR = "~/.fieldlab"
 class Ssh(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How to log in. What is left out comes from ~/.ssh/config, then from OpenSSH's own defaults.
 
-    Of a parsed inventory, the two files are absolute paths on the controller.
+    Of a parsed inventory, the two files are absolute paths on the controller, and there is always a `known_hosts`:
+    without an answer, it is the file of that name beside the inventory, which need not exist.
     """
 
     user: User | None = None
     port: Port | None = None
+    jump: Jump | None = None
+    password: Literal["prompt"] | None = None
     identity_file: str | None = None
     known_hosts: str | None = None
     connect_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
@@ -106,6 +123,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     python: Python
     workdir: str
     labels: dict[str, str] = {}
+    inventory: str = ""
+    """The file that lists it, for advice to the user; empty for a host that is in none."""
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,16 +292,31 @@ def _inventory(top: Node) -> Inventory:
 
 def _host(top: Node, node: Node, entry: _HostEntry, name: str) -> Host:
     """Return a host from its entry, completed with the inventory's defaults; its own keys win."""
+    if ":" in entry.host and not _is_ipv6(entry.host):
+        raise node.entries()["host"].error(
+            f"must be a host name or an IP address, not {entry.host!r}: a port stands in ssh: {{port: …}}"
+        )
     workdir = top.get("workdir")
     return Host(
         name=name,
         role="server" if isinstance(entry, _ServerEntry) else "client",
         host=entry.host,
-        ssh=convert(_ssh_files(_merged(top, node, "ssh")), Ssh),
+        ssh=_ssh(_merged(top, node, "ssh")),
         python=_python(top, node),
         workdir=entry.workdir or (str(workdir.value) if workdir else DEFAULT_WORKDIR),
         labels=entry.labels,
+        inventory=str(top.file),
     )
+
+
+def _ssh(section: Node) -> Ssh:
+    """Return how to log in, with its files as absolute paths."""
+    ssh = convert(_ssh_files(section), Ssh)
+    return msgspec.structs.replace(ssh, known_hosts=ssh.known_hosts or str(_beside(section.file, "known_hosts")))
+
+
+def _beside(file: Path, name: str) -> Path:
+    return Path(os.path.abspath(file.parent / name))  # noqa: PTH100 - as _local_path
 
 
 def _merged(top: Node, host: Node, section: str) -> Node:
@@ -368,6 +402,14 @@ def _is_reachable(v6: str | None, name: str | None) -> bool:
         return not ipaddress.ip_address(v6 or name or "").is_unspecified
     except ValueError:
         return v6 is None and not re.fullmatch(r"[0-9.]+", name or "")
+
+
+def _is_ipv6(address: str) -> bool:
+    try:
+        ipaddress.IPv6Address(address)  # with a scope too, as fe80::1%eth0
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse_duplicates(lab: Inventory, nodes: list[Node]) -> None:

@@ -5,6 +5,7 @@ On a terminal a live picture; elsewhere (a pipe, a CI log) a line per phase and 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -20,7 +21,7 @@ from flcommon import events
 from flcommon.job import WARMUP
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -76,6 +77,18 @@ class Progress:
         """Take the live picture away; what is to stay is printed by the caller."""
         if self._console.is_terminal:
             self._live.stop()
+
+    @contextlib.contextmanager
+    def interlude(self) -> Iterator[None]:
+        """Draw nothing for a while: somebody else has the terminal."""
+        drawn = self._live.is_started
+        if drawn:
+            self._live.stop()
+        try:
+            yield
+        finally:
+            if drawn:
+                self._live.start()
 
     # --- deploy.view.View --------------------------------------------------------------------------------------------
 

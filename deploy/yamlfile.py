@@ -26,7 +26,11 @@ Plain = Scalar | list["Plain"] | dict[str, "Plain"]
 
 MAX_NODES = 20_000
 MAX_DEPTH = 32
-NO_SECRETS = "passwords and other secrets are never in YAML: log in with an SSH key (identity_file) or an SSH agent"
+NO_SECRETS = (
+    "passwords and other secrets are never in YAML, where whoever reads the file reads them: log in with an SSH key"
+    " (identity_file) or an SSH agent, or be asked for a password (ssh: {password: prompt})"
+)
+_ASKED_FOR = "prompt"
 _INT64 = 2**63
 
 _NULL = "tag:yaml.org,2002:null"
@@ -199,7 +203,7 @@ class _Builder:
             here = Node(place.file, _line(key), place.path_of(name))
             if name in own:
                 raise here.error(f"duplicate key: it stands on line {own[name].line} already")
-            if _SECRET.fullmatch(name.lower()):
+            if _SECRET.fullmatch(name.lower()) and value.value != _ASKED_FOR:
                 raise here.error(NO_SECRETS)
             own[name] = self.build(value, here, depth)
         return {**merged, **own}

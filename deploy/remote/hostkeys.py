@@ -13,6 +13,7 @@ import fnmatch
 import functools
 import hashlib
 import hmac
+import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HASHED = "|1|"
 _ENTRY_FIELDS = 3
+_PATTERN = re.compile(r"[*?!|]")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Entry:
     patterns: tuple[str, ...]
     key_type: str
     key: str
+    file: Path
 
     def holds(self, key: bytes) -> bool:
         """Tell whether this line's key is that one."""
@@ -40,11 +43,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class KnownHost:
-    """What known_hosts says of one host; `file` and `login` (an ssh command line) are for advice to the user."""
+    """What the known_hosts `files` say of the host that they call `name`; `inventory` is for advice to the user."""
 
     name: str
-    file: Path
-    login: tuple[str, ...]
+    files: tuple[Path, ...]
+    inventory: str
     entries: tuple[Entry, ...]
 
     @property
@@ -52,37 +55,78 @@ class KnownHost:
         """The signature algorithms of the known keys: asking for others would look like a changed key."""
         rsa = ("rsa-sha2-512", "rsa-sha2-256")
         return tuple(
-            name for entry in self._trusted for name in (rsa if entry.key_type == "ssh-rsa" else (entry.key_type,))
+            name for entry in self.trusted for name in (rsa if entry.key_type == "ssh-rsa" else (entry.key_type,))
         )
 
     @property
-    def _trusted(self) -> tuple[Entry, ...]:
+    def trusted(self) -> tuple[Entry, ...]:
+        """The entries that let the host in."""
         return tuple(entry for entry in self.entries if not entry.marker)
+
+    @property
+    def trust_command(self) -> str:
+        """The command that shows a lab's host keys and records them."""
+        return shlex.join(["deploy", "trust", self.inventory]) if self.inventory else "deploy trust INVENTORY"
+
+    def revocations(self, key: bytes) -> tuple[Entry, ...]:
+        """Return the entries that say that a key must not be trusted any more."""
+        return tuple(entry for entry in self.entries if entry.marker == "@revoked" and entry.holds(key))
+
+    def forget_commands(self) -> tuple[str, ...]:
+        """Return the commands by which the user takes back the trust in the known keys."""
+        files = dict.fromkeys(str(entry.file) for entry in self.trusted)
+        return tuple(shlex.join(["ssh-keygen", "-R", self.name, "-f", file]) for file in files)
 
     def refusal(self, key_type: str, key: bytes) -> str | None:
         """Say why the key that the host shows is refused, and what to do about it; None if it is known."""
         shown = f"{key_type} {fingerprint(key)}"
-        if any(entry.marker == "@revoked" and entry.holds(key) for entry in self.entries):
-            return f"its SSH host key {shown} is marked as revoked in {self.file}"
-        if any(entry.holds(key) for entry in self._trusted):
+        for entry in self.revocations(key):
+            return f"its SSH host key {shown} is marked as revoked in {entry.file}"
+        if any(entry.holds(key) for entry in self.trusted):
             return None
-        return self._changed(shown) if self._trusted else self._unknown(shown)
+        return self._changed(shown) if self.trusted else self._unknown(shown)
 
     def _unknown(self, shown: str) -> str:
         return (
-            f"its SSH host key is not in {self.file}: the host shows {shown}. Compare this fingerprint with the"
-            f" host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub), then log in once by hand to accept it:"
-            f" {shlex.join(self.login)}"
+            f"its SSH host key is not known yet: {self.name} is not in {self.files[0]}, and the host shows {shown}."
+            " Compare this fingerprint with the host's own (ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub), and record it"
+            f" with: {self.trust_command}"
         )
 
     def _changed(self, shown: str) -> str:
-        known = ", ".join(f"{entry.key_type} {fingerprint(_decoded(entry.key))}" for entry in self._trusted)
-        forget = shlex.join(["ssh-keygen", "-R", self.name, "-f", str(self.file)])
-        return (
-            f"WARNING: its SSH host key has CHANGED. {self.file} says {known}, the host shows {shown}. Either the host"
-            " was installed anew, or its address now belongs to another machine, or someone sits between. If you know"
-            f" that it is the first: {forget}; then log in once by hand: {shlex.join(self.login)}"
+        known = ", ".join(
+            f"{entry.key_type} {fingerprint(_decoded(entry.key))} ({entry.file})" for entry in self.trusted
         )
+        return (
+            f"WARNING: its SSH host key has CHANGED. For {self.name}, known is {known}, and the host shows {shown}."
+            " Either the host was installed anew, or its address now belongs to another machine, or someone sits"
+            f" between. If you know that it is the first: {'; '.join(self.forget_commands())}; then:"
+            f" {self.trust_command}"
+        )
+
+
+@dataclass(frozen=True)
+class ShownKey:
+    """A host key as the host itself shows it, and what known_hosts holds about that host."""
+
+    key_type: str
+    key: bytes
+    known: KnownHost
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it is refused; None if it is known."""
+        return self.known.refusal(self.key_type, self.key)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no key of the host is known, nor is this one revoked: then it may be recorded."""
+        return not self.known.trusted and not self.known.revocations(self.key)
+
+
+def known_line(name: str, key_type: str, key: bytes) -> str:
+    """Return a key as a line of known_hosts."""
+    return f"{name} {key_type} {base64.b64encode(key).decode()}"
 
 
 def fingerprint(key: bytes) -> str:
@@ -93,10 +137,12 @@ def fingerprint(key: bytes) -> str:
 def entries_for(path: Path, name: str) -> tuple[Entry, ...]:
     """Return the lines that speak of `name` (`host`, or `[host]:port` for other ports than 22); none if no file."""
     try:
-        changed = path.stat().st_mtime_ns
+        stat = path.stat()
     except OSError:
         return ()
-    return tuple(entry for entry in _entries(path, changed) if _matches(entry.patterns, name))
+    version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)  # the clock of a file's time ticks every few ms only
+    named, others = _entries(path, version)
+    return (*named.get(name.lower(), ()), *(entry for entry in others if _matches(entry.patterns, name)))
 
 
 def _decoded(key: str) -> bytes:
@@ -107,19 +153,30 @@ def _decoded(key: str) -> bytes:
 
 
 @functools.cache
-def _entries(path: Path, _changed: int) -> tuple[Entry, ...]:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return tuple(entry for line in lines if (entry := _parse(line)) is not None)
+def _entries(path: Path, _version: tuple[int, ...]) -> tuple[dict[str, list[Entry]], list[Entry]]:
+    """Return the entries of plain names by name, and those that have to be matched with every host."""
+    named: dict[str, list[Entry]] = {}
+    others: list[Entry] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        entry = _parse(line, path)
+        if entry is None:
+            continue
+        if any(_PATTERN.search(pattern) for pattern in entry.patterns):
+            others.append(entry)
+            continue
+        for name in {pattern.lower() for pattern in entry.patterns}:
+            named.setdefault(name, []).append(entry)
+    return named, others
 
 
-def _parse(line: str) -> Entry | None:
+def _parse(line: str, file: Path) -> Entry | None:
     fields = line.split()
     if not fields or fields[0].startswith("#"):
         return None
     marker = fields.pop(0) if fields[0].startswith("@") else ""
     if len(fields) < _ENTRY_FIELDS:
         return None
-    return Entry(marker, tuple(fields[0].split(",")), fields[1], fields[2])
+    return Entry(marker, tuple(fields[0].split(",")), fields[1], fields[2], file)
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 class Remote(Protocol):
     """A connection to one host, kept for the whole command.
 
-    All verbs take argv lists, never shell text, and the name of the `step` that an error message shall show. They raise
-    `HostError` (connection lost, timed out) and `CommandFailed` (exit status other than 0). Paths beginning with `~/`
-    are the caller's business: a host's home directory is one of its facts.
+    All verbs take argv lists, never shell text, and the name of the `step` that an error message shall show; argv[0] is
+    a program, not a word of a shell. They raise `HostError` (timed out, too much output), `CommandFailed` (exit status
+    other than 0) and `ConnectionLost`: it is not known how far the command came, and the next verb connects again.
+    Paths beginning with `~/` are the caller's business: a host's home directory is one of its facts.
     """
 
     @property
@@ -26,14 +27,15 @@ class Remote(Protocol):
         """The host's name in the inventory."""
 
     def read(self, argv: Sequence[str], *, step: str, stdin: bytes = b"") -> str:
-        """Run a command that only looks, and return its standard output."""
+        """Run a command that only looks, and return its standard output: 16 MB at most, as of every verb but `get`."""
 
     def run(
         self, argv: Sequence[str], *, step: str, stdin: bytes = b"", on_line: Callable[[str], None] | None = None
     ) -> str:
         """Run a command that may change the host, and return its standard output.
 
-        With `on_line`, each line of standard output is passed on as it arrives instead, and there is no time-out:
+        With `on_line`, each line of standard output is passed on as it arrives instead (one of more than 1 MB in
+        pieces), and there is no time-out:
         the call ends when the command does, or when `close` is called from another thread (HostError).
         """
 

@@ -1,4 +1,4 @@
-"""The five verbs over SSH, by Fabric and paramiko; no other module of the toolkit imports these.
+"""Logs in to hosts over SSH, by Fabric and paramiko: with `transport` and `route` all that knows of these.
 
 Fabric resolves ~/.ssh/config (user, port, identity, ProxyJump) and connects; commands then run on channels of its
 transport, because Invoke's runners poll standard input and mirror it. Nothing is ever written to known_hosts.
@@ -9,239 +9,193 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import shlex
 import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import paramiko
-from fabric import Config, Connection
 
 from deploy.errors import HostError
-from deploy.remote.hostkeys import KnownHost, entries_for
-from deploy.remote.session import Broken, Command, Session
+from deploy.remote.asking import Answers, Ask, NobodyToAsk, Secret, WrongAnswer
+from deploy.remote.hostkeys import ShownKey
+from deploy.remote.login import Key, Keyring, Library, Login, Plan
+from deploy.remote.route import SSH_PORT, connection_to, hops_of, known_host
+from deploy.remote.transport import FOREIGN, Link, new_transport, relax, shut
+from deploy.remote.verbs import SshRemote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from types import TracebackType
-    from typing import BinaryIO
+    from collections.abc import Iterable, Iterator
 
-    from deploy.inventory import Host, Ssh
+    from fabric import Connection
 
-_CONNECT = "connect"
-_IDLE_S = 60.0
-_SSH_PORT = 22
-_FOREIGN = (OSError, EOFError, paramiko.SSHException)
-_SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
-_SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
-# 32 KiB cost 2 µs with AES-GCM, 22 µs with the ctr + hmac that paramiko 5.1 prefers.
-_FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
-# A host that loses its power says nothing: the kernel asks it, and gives up after a minute without any answer.
-_TCP_OPTIONS = (
-    ("TCP_NODELAY", 1),  # paramiko 5.1 leaves Nagle's algorithm on: 45 ms for each authentication and each command
-    ("TCP_KEEPIDLE", 30),
-    ("TCP_KEEPINTVL", 10),
-    ("TCP_KEEPCNT", 3),
-    ("TCP_USER_TIMEOUT", 60_000),
-)
+    from deploy.inventory import Host
+    from deploy.remote.hostkeys import KnownHost
 
+CONNECT = "connect"
+TRUST = "trust"
 # Without a handler, Python would print paramiko's own report, with a stack trace, beside our error.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 def connect(host: Host) -> SshRemote:
-    """Log in to a host; HostError (step `connect`) says what is wrong and what to do about it."""
-    started = time.monotonic()
-    try:
-        return SshRemote(host.name, _open(host))
-    except (*_FOREIGN, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode, as a..b
-        reason = _why(error, host.ssh, host.host, time.monotonic() - started)
-        raise HostError(host.name, _CONNECT, reason) from error
+    """Log in to a host, asking nobody; HostError (step `connect`) says what is wrong and what to do about it."""
+    return Connector(None)(host)
 
 
-class SshRemote:
-    """A logged-in host; see `deploy.remote.protocol.Remote`. Several threads may use its verbs at once."""
+class Connector:
+    """Logs in to hosts; asks the person at `ask` once for each password and passphrase (None: nobody is there).
 
-    def __init__(self, host: str, connection: Connection) -> None:
-        self._host, self._connection = host, connection
-        self._transport: paramiko.Transport = connection.transport
-        self._closed_here = False
+    Many threads may use it at once.
+    """
 
-    def __enter__(self) -> Self:
-        return self
+    def __init__(self, ask: Ask | None) -> None:
+        self._answers: Answers[Key] = Answers(ask)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __call__(self, host: Host) -> SshRemote:
+        """Log in to a host; HostError (step `connect`) says what is wrong and what to do about it."""
+        return SshRemote(host.name, functools.partial(self._link, host))
 
-    @property
-    def host(self) -> str:
-        """The host's name in the inventory."""
-        return self._host
+    def host_key(self, host: Host) -> ShownKey:
+        """Ask a host for its key without logging in there; its jump hosts are. HostError (step `trust`)."""
+        attempt = _Attempt(host, Keyring(_LIBRARY, self._answers), TRUST)
+        with _explained(attempt):
+            try:
+                _opened(_prepared(attempt, key_only=True), attempt)
+            except _KeyShownError as shown:
+                return shown.key
+        raise AssertionError(host.name)  # the policy raises for every key
 
-    def read(self, argv: Sequence[str], *, step: str, stdin: bytes = b"") -> str:
-        """Run a command that only looks, and return its standard output."""
-        return self._text(self._command(argv, step), (stdin,))
-
-    def run(
-        self, argv: Sequence[str], *, step: str, stdin: bytes = b"", on_line: Callable[[str], None] | None = None
-    ) -> str:
-        """Run a command that may change the host; with `on_line`, without time-out and returning nothing."""
-        if on_line is None:
-            return self._text(self._command(argv, step), (stdin,))
-        lines = _Lines(on_line)
-        self._execute(Command(self.host, step, tuple(argv), idle_s=None), (stdin,), lines.add)
-        lines.end()
-        return ""
-
-    def put(self, stream: Iterator[bytes], argv: Sequence[str], *, step: str) -> str:
-        """Feed chunks of bytes to a command, and return its standard output."""
-        return self._text(self._command(argv, step), stream)
-
-    def get(self, argv: Sequence[str], sink: BinaryIO, *, step: str) -> int:
-        """Copy the standard output of a command into `sink`; return the number of bytes."""
-        count = 0
-
-        def keep(data: bytes) -> None:
-            nonlocal count
-            sink.write(data)
-            count += len(data)
-
-        self._execute(Command(self.host, step, tuple(argv), _IDLE_S, binary=True), (), keep)
-        return count
-
-    def close(self) -> None:
-        """Close the connection; what runs in other threads ends with HostError."""
-        self._closed_here = True
-        _shut(self._connection)
-
-    def _command(self, argv: Sequence[str], step: str) -> Command:
-        return Command(self.host, step, tuple(argv), _IDLE_S)
-
-    def _text(self, command: Command, stdin: Iterable[bytes]) -> str:
-        output = bytearray()
-        self._execute(command, stdin, output.extend)
-        return output.decode(errors="replace")
-
-    def _execute(self, command: Command, stdin: Iterable[bytes], sink: Callable[[bytes], object]) -> None:
-        """Run a command to its end; return only if its exit status is 0."""
-        session = Session(self._channel(command), command, _FOREIGN)
-        try:
-            status = session.exchange(stdin, sink)
-        except Broken as error:
-            raise command.broken(self._loss(error.__cause__)) from error.__cause__
-        if (status < 0 or not session.complete) and self._is_lost():
-            raise command.broken(self._loss(None))
-        if status != 0:
-            raise command.failed(status, session.tail)
-
-    def _channel(self, command: Command) -> paramiko.Channel:
-        try:
-            channel = self._transport.open_session(timeout=_IDLE_S)
-            channel.exec_command(shlex.join(command.argv))
-        except _FOREIGN as error:
-            raise command.broken(self._loss(error)) from error
-        return channel
-
-    def _loss(self, error: BaseException | None) -> str:
-        if self._closed_here:
-            return "the connection was closed here"
-        if isinstance(error, paramiko.ChannelException):
-            return f"the host refuses another session ({error.text})"
-        if error is None or isinstance(error, EOFError) or not self._transport.is_active():
-            return "the connection was lost"
-        return f"the connection failed ({error})"
-
-    def _is_lost(self) -> bool:
-        """Tell a lost connection from a command killed by a signal: paramiko 5.1 reports neither."""
-        self._transport.join(0.5)  # its thread closes the channels a moment before it is seen as inactive
-        return self._closed_here or not self._transport.is_active()
+    def _link(self, host: Host) -> Link:
+        attempt = _Attempt(host, Keyring(_LIBRARY, self._answers), CONNECT)
+        with _explained(attempt):
+            while True:
+                try:
+                    return _opened(_prepared(attempt), attempt)
+                except paramiko.AuthenticationException:
+                    # Only now, with the connection closed: a host does not wait for long for a login.
+                    if not attempt.keyring.unlock():
+                        raise
 
 
-class _Lines:
-    """Cuts a stream of bytes into lines."""
+@dataclass
+class _Attempt:
+    """One attempt to reach a host, for what an error has to say."""
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._on_line, self._rest = on_line, b""
+    host: Host
+    keyring: Keyring
+    step: str
+    started: float = 0.0
+    stuck_at: Connection | None = None
+    """The jump host that is to blame."""
 
-    def add(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._on_line(line.decode(errors="replace"))
-
-    def end(self) -> None:
-        if self._rest:
-            self._on_line(self._rest.decode(errors="replace"))
+    def restart(self) -> None:
+        """Count the time from here."""
+        self.started = time.monotonic()
 
 
 class _OnlyKnownKeys(paramiko.MissingHostKeyPolicy):
     """Refuses every host key that known_hosts does not hold. It decides alone: paramiko is given no keys."""
 
-    def __init__(self, host: str, known: KnownHost) -> None:
-        self._host, self._known = host, known
+    def __init__(self, attempt: _Attempt, known: KnownHost, hop: str) -> None:
+        self._attempt, self._known, self._hop = attempt, known, hop
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
         refusal = self._known.refusal(key.get_name(), key.asbytes())
         if refusal:
-            raise HostError(self._host, _CONNECT, refusal)
+            raise HostError(self._attempt.host.name, self._attempt.step, f"{self._hop}{refusal}")
 
 
-def _open(host: Host) -> Connection:
-    connection = Connection(
-        host.host,
-        user=host.ssh.user,
-        port=host.ssh.port,
-        # One configuration each: a shared one is empty for a moment while another connection opens (fabric 3.2.3).
-        # Lazy: ~/.fabric.yaml and FABRIC_… variables have no say here.
-        config=Config(lazy=True, ssh_config=_ssh_config(Path.home())),
-    )
-    try:
-        for hop in _hops(connection):
-            _prepare(hop, host, _identity(hop, host.ssh if hop is connection else None))
-        connection.open()
-    except BaseException:
-        _shut(connection)
-        raise
+class _KeyShownError(Exception):
+    """Ends a connection before its login; `key` is what it was made for."""
+
+    def __init__(self, key: ShownKey) -> None:
+        super().__init__()
+        self.key = key
+
+
+class _ShowKey(paramiko.MissingHostKeyPolicy):
+    """Ends every connection as soon as the host has shown its key."""
+
+    def __init__(self, known: KnownHost) -> None:
+        self._known = known
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
+        raise _KeyShownError(ShownKey(key.get_name(), key.asbytes(), self._known))
+
+
+def _prepared(attempt: _Attempt, *, key_only: bool = False) -> Connection:
+    """Return a connection that is ready to be opened; with `key_only`, up to the host's key."""
+    attempt.restart()
+    connection = connection_to(attempt.host)
+    for hop in hops_of(connection):
+        known, own = known_host(hop, attempt.host), hop is connection
+        show = own and key_only
+        plan = None if show else _plan(hop, attempt, own=own)
+        attempt.restart()  # the plan may have had to ask for a password
+        _prepare(hop, attempt, known, plan)
+        where = "" if own else _of_jump_host(hop)
+        hop.client.set_missing_host_key_policy(_ShowKey(known) if show else _OnlyKnownKeys(attempt, known, where))
     return connection
 
 
-def _hops(connection: Connection) -> list[Connection]:
-    """Return the connection and, after it, the jump hosts that it goes through, the nearest to us last."""
-    hops = [connection]
-    while isinstance(hops[-1].gateway, Connection):
-        hops.append(hops[-1].gateway)
-    return hops
-
-
-def _prepare(hop: Connection, host: Host, identity: dict[str, Any]) -> None:
+def _prepare(hop: Connection, attempt: _Attempt, known: KnownHost, plan: Plan | None) -> None:
     """Give one hop its time-outs, keys and host keys, none of which Fabric sets by itself."""
-    known = _known_host(hop, host.ssh)
-    wait_s = host.ssh.connect_timeout_s
-    hop.client.set_missing_host_key_policy(_OnlyKnownKeys(host.name, known))
+    wait_s = attempt.host.ssh.connect_timeout_s
     hop.connect_timeout = wait_s  # as an argument, Fabric would cut it down to whole seconds
-    hop.connect_kwargs = identity | {
+    hop.connect_kwargs = {
+        "auth_strategy": None if plan is None else Login(plan, attempt.keyring),
         "banner_timeout": wait_s,
         "auth_timeout": wait_s,
         "channel_timeout": wait_s,
-        "transport_factory": functools.partial(_transport, key_types=known.key_types, wait_s=wait_s),
+        "transport_factory": functools.partial(new_transport, key_types=known.key_types, wait_s=wait_s),
     }
 
 
-def _identity(hop: Connection, ssh: Ssh | None) -> dict[str, Any]:
+def _opened(connection: Connection, attempt: _Attempt) -> Link:
+    """Open a connection, through its jump hosts, and return it; nothing of it stays if that fails."""
+    try:
+        connection.open()
+    except BaseException:
+        attempt.stuck_at = next((hop for hop in reversed(hops_of(connection)[1:]) if hop.transport is None), None)
+        _shut(connection)
+        raise
+    for hop in hops_of(connection):
+        relax(hop.transport)
+    return Link(connection.transport, functools.partial(_shut, connection))
+
+
+def _shut(connection: Connection) -> None:
+    """Close a connection and its jump hosts, however far they got; Fabric closes neither half-open nor jump hosts."""
+    for hop in hops_of(connection):
+        shut(hop.client)
+
+
+def _plan(hop: Connection, attempt: _Attempt, *, own: bool) -> Plan:
     """Say how to authenticate: by the inventory's key alone, else as ~/.ssh/config says, else by agent and defaults."""
-    if ssh is not None and ssh.identity_file is not None:
-        key = _private_key(Path(ssh.identity_file).expanduser())
-        return {"pkey": key, "allow_agent": key is None, "look_for_keys": False}
-    files = [file for file in hop.ssh_config.get("identityfile", []) if Path(file).is_file()]
+    ssh = attempt.host.ssh
+    identity = () if ssh.identity_file is None else (Path(ssh.identity_file).expanduser(),)
+    locked = not all(attempt.keyring.key(file) for file in identity)
+    if own and ssh.password is not None:
+        password = attempt.keyring.answers.password(f"{hop.user}@{hop.host}")
+        return Plan(hop.user, identity, agent=locked, password=password)
+    if own and identity:
+        return Plan(hop.user, identity, agent=locked)
+    files = tuple(Path(file) for file in hop.ssh_config.get("identityfile", []))
+    if ssh.jump is not None:  # a jump host that the inventory names takes the inventory's key too
+        files = (*files, *identity)
     only = hop.ssh_config.get("identitiesonly") == "yes"
-    return {"key_filename": files, "allow_agent": not only, "look_for_keys": not only}
+    return Plan(hop.user, files, agent=True, agent_only_for_files=only, defaults=not only)
+
+
+def _load(file: Path, passphrase: Secret | None) -> paramiko.PKey | None:
+    return _loaded(file) if passphrase is None else _unlocked(file, passphrase)
 
 
 @functools.cache
-def _private_key(file: Path) -> paramiko.PKey | None:
-    """Load a key once (189 ms for RSA); None if it has a passphrase: then the agent must hold it."""
+def _loaded(file: Path) -> paramiko.PKey | None:
+    """Load a key once (189 ms for RSA); None if it has a passphrase."""
     try:
         return paramiko.PKey.from_path(file)
     except TypeError:  # cryptography 50: "Key is password-protected, but password was not provided."
@@ -250,87 +204,52 @@ def _private_key(file: Path) -> paramiko.PKey | None:
         raise paramiko.SSHException(f"identity file {file} is not a private key that can be read") from error
 
 
-def _known_host(hop: Connection, ssh: Ssh) -> KnownHost:
-    address = hop.host if hop.port == _SSH_PORT else f"[{hop.host}]:{hop.port}"
-    name = hop.ssh_config.get("hostkeyalias", address)
-    files = [Path(ssh.known_hosts).expanduser()] if ssh.known_hosts else [*_user_files(hop), _SYSTEM_KNOWN_HOSTS]
-    entries = tuple(entry for file in files for entry in entries_for(file, name))
-    option = ("-o", f"UserKnownHostsFile={files[0]}") if ssh.known_hosts else ()
-    return KnownHost(name, files[0], ("ssh", *option, "-p", f"{hop.port}", f"{hop.user}@{hop.host}"), entries)
+def _unlocked(file: Path, passphrase: Secret) -> paramiko.PKey:
+    try:
+        return paramiko.PKey.from_path(file, password=passphrase.reveal().encode())  # type: ignore[arg-type] # stubs: str
+    except (ValueError, TypeError, paramiko.SSHException) as error:
+        raise WrongAnswer from error
 
 
-def _user_files(hop: Connection) -> list[Path]:
-    named = hop.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
-    return [Path(file).expanduser() for file in named.split()]
+@contextlib.contextmanager
+def _agent() -> Iterator[Iterable[paramiko.PKey]]:
+    """Give the keys of the SSH agent; none if there is no agent."""
+    agent = paramiko.Agent()
+    try:
+        yield agent.get_keys()
+    finally:
+        agent.close()
 
 
-@functools.cache
-def _ssh_config(home: Path) -> paramiko.SSHConfig:
-    """Read ~/.ssh/config and the system's once; the first answer to a question counts, as with OpenSSH."""
-    config = paramiko.SSHConfig()
-    for file in (home / ".ssh" / "config", _SYSTEM_CONFIG):
-        with contextlib.suppress(FileNotFoundError), file.open() as text:
-            config.parse(text)
-    return config
+_LIBRARY = Library(_load, _agent, paramiko.AuthenticationException, paramiko.SSHException)
 
 
-def _transport(
-    sock: socket.socket,
-    *,
-    key_types: Sequence[str],
-    wait_s: float,
-    disabled_algorithms: dict[str, Iterable[str]] | None,
-) -> paramiko.Transport:
-    """Make a transport that asks for the host keys that we know, and for fast ciphers, first."""
-    _tune(sock)
-    transport = paramiko.Transport(sock, disabled_algorithms=disabled_algorithms)
-    transport.handshake_timeout = wait_s
-    options = transport.get_security_options()
-    options.ciphers = _first(_FAST_CIPHERS, options.ciphers)
-    options.key_types = _first(key_types, options.key_types)
-    return transport
+@contextlib.contextmanager
+def _explained(attempt: _Attempt) -> Iterator[None]:
+    """Turn what goes wrong into a HostError that says why."""
+    try:
+        yield
+    except (*FOREIGN, UnicodeError, NobodyToAsk) as error:  # UnicodeError: a name that IDNA cannot encode, as a..b
+        reason = _why(error, attempt, time.monotonic() - attempt.started)
+        raise HostError(attempt.host.name, attempt.step, reason) from error
 
 
-def _tune(sock: socket.socket) -> None:
-    if isinstance(sock, socket.socket):  # not the channel of a jump host, nor a ProxyCommand
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _TCP_OPTIONS:
-            if hasattr(socket, name):  # every system has others
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+def _why(error: BaseException, attempt: _Attempt, waited_s: float) -> str:
+    """Say in a sentence why a connection failed, and at which jump host if at one."""
+    hop = attempt.stuck_at
+    if hop is None:
+        return _why_at(error, attempt, waited_s, attempt.host.host)
+    return _of_jump_host(hop) + _why_at(error, attempt, waited_s, hop.host)
 
 
-def _first(preferred: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    return (*(item for item in preferred if item in known), *(item for item in known if item not in preferred))
+def _of_jump_host(hop: Connection) -> str:
+    return f"the jump host {hop.host}{'' if hop.port == SSH_PORT else f':{hop.port}'}: "
 
 
-def _shut(connection: Connection) -> None:
-    """Close a connection and its jump hosts, however far they got; Fabric closes neither half-open nor jump hosts."""
-    for hop in _hops(connection):
-        transport = hop.client.get_transport()
-        with contextlib.suppress(*_FOREIGN):  # paramiko still wants to say good-bye through a lost jump host
-            if transport is not None and isinstance(transport.sock, socket.socket):
-                # paramiko's thread sees a closed socket only after 0.1 s, a shut one at once.
-                transport.sock.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(*_FOREIGN):
-            hop.client.close()
-        if transport is not None:
-            _release(transport)
-
-
-def _release(transport: paramiko.Transport) -> None:
-    """Take back what paramiko 5.1 leaves of a transport: its socket, its ProxyCommand's process, its thread."""
-    sock: Any = transport.sock  # paramiko's type stubs leave ProxyCommand out
-    with contextlib.suppress(*_FOREIGN):
-        sock.close()
-    if transport.is_alive():
-        transport.join(1.0)
-    if isinstance(sock, paramiko.ProxyCommand):  # was killed, but neither waited for nor its pipes closed
-        with sock.process:
-            pass
-
-
-def _why(error: BaseException, ssh: Ssh, address: str, waited_s: float) -> str:
-    """Say in a sentence why a connection failed."""
+def _why_at(error: BaseException, attempt: _Attempt, waited_s: float, address: str) -> str:
+    ssh = attempt.host.ssh
+    if isinstance(error, NobodyToAsk):
+        return "its password has to be asked for (ssh.password), and there is no terminal to ask at: log in with a key"
     if isinstance(error, TimeoutError) or (  # paramiko 5.1 reports its own time-outs in many ways
         isinstance(error, paramiko.SSHException | EOFError) and waited_s >= ssh.connect_timeout_s
     ):
@@ -341,9 +260,8 @@ def _why(error: BaseException, ssh: Ssh, address: str, waited_s: float) -> str:
         return f"connection refused or no route: is an SSH server running there? ({error.strerror})"
     if isinstance(error, socket.gaierror | UnicodeError):
         return f"the name {address!r} cannot be resolved ({error})"
-    # Without any key to try, paramiko 5.1 raises its root exception.
-    if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
-        return _why_not_authenticated(ssh)
+    if isinstance(error, paramiko.AuthenticationException):
+        return _why_not_authenticated(error, attempt)
     if isinstance(error, paramiko.ChannelException):
         return f"the jump host cannot reach {address} ({error.text})"
     if isinstance(error, EOFError | ConnectionError):
@@ -353,12 +271,17 @@ def _why(error: BaseException, ssh: Ssh, address: str, waited_s: float) -> str:
     return f"{error}"
 
 
-def _why_not_authenticated(ssh: Ssh) -> str:
-    if ssh.identity_file is None:
-        return "authentication failed: no key of the SSH agent, of ~/.ssh/config or of ~/.ssh was accepted"
-    if _private_key(Path(ssh.identity_file).expanduser()) is None:
-        return (
-            f"authentication failed: {ssh.identity_file} has a passphrase, and no key of the SSH agent was accepted"
-            f" (ssh-add {ssh.identity_file})"
-        )
-    return f"authentication failed: the host does not accept the key of {ssh.identity_file} for this user"
+def _why_not_authenticated(error: paramiko.AuthenticationException, attempt: _Attempt) -> str:
+    ssh, locked = attempt.host.ssh, attempt.keyring.given_up
+    if isinstance(error, paramiko.BadAuthenticationType):
+        tried = f"authentication failed: the host takes {', '.join(error.allowed_types) or 'nothing that we have'} only"
+    elif ssh.password is not None:
+        tried = "authentication failed: the password was not accepted"
+    elif ssh.identity_file is not None:
+        tried = f"authentication failed: the host does not accept the key of {ssh.identity_file} for this user"
+    else:
+        tried = "authentication failed: no key of the SSH agent, of ~/.ssh/config or of ~/.ssh was accepted"
+    if not locked:
+        return tried
+    files = ", ".join(map(str, locked))
+    return f"{tried}; not tried, since a passphrase protects it: {files} (ssh-add {locked[0]})"

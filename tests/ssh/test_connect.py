@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 import socket
 import subprocess
 import threading
@@ -142,8 +143,8 @@ def test_unknown_host_key(host: Host, tmp_path: Path) -> None:
     """Never trusted on first use: the message shows the fingerprint and says what to do; no file is made."""
     reason = refusal(changed(host, known_hosts=str(tmp_path / "none")))
     assert fingerprint_of(host) in reason
-    assert "log in once by hand" in reason
-    assert f"-p {host.ssh.port}" in reason
+    assert f"[127.0.0.1]:{host.ssh.port} is not in {tmp_path / 'none'}" in reason
+    assert reason.endswith("deploy trust INVENTORY")
     assert not (tmp_path / "none").exists()
 
 
@@ -209,7 +210,7 @@ def test_ssh_config_and_jump_host(lab: Inventory, tmp_path: Path, monkeypatch: p
     known = tmp_path / ".ssh" / "known_hosts"
     host = msgspec.structs.replace(target, host="target", ssh=Ssh())
     known.write_text(known_line(target) + "\n")
-    assert f"-p {jump.ssh.port}" in refusal(host)
+    assert f"the jump host 127.0.0.1:{jump.ssh.port}: its SSH host key is not known yet" in refusal(host)
     known.write_text(f"{known_line(target)}\n{known_line(jump)}\n")
     with ssh.connect(host) as remote:
         assert remote.read(["sh", "-c", "echo $HOME"], step="look").strip().endswith("/server")
@@ -249,6 +250,7 @@ class HalfAnswer(paramiko.ServerInterface):
 
     def __init__(self) -> None:
         self.asked = threading.Event()
+        self.marker = b""
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:  # noqa: ARG002
         return paramiko.AUTH_SUCCESSFUL
@@ -257,6 +259,7 @@ class HalfAnswer(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:  # noqa: ARG002
+        self.marker = "".join(shlex.split(command.decode())[5:7]).encode()
         self.asked.set()
         return True
 
@@ -272,7 +275,7 @@ def test_success_with_half_of_the_output_is_no_success(host: Host, tmp_path: Pat
         channel = transport.accept(10)
         assert answer.asked.wait(10)
         channel.send_exit_status(0)
-        channel.sendall(b"half")
+        channel.sendall(answer.marker + b"half")
         transport.sock.shutdown(socket.SHUT_RDWR)
         transport.join(10)
 

@@ -133,7 +133,7 @@ def test_close_ends_a_stream_in_another_thread(lab: Inventory) -> None:
 
 def test_silent_command_times_out(remote: SshRemote, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time-out counts from the last byte in any direction, not from the start."""
-    monkeypatch.setattr("deploy.remote.ssh._IDLE_S", 0.4)
+    monkeypatch.setattr("deploy.remote.verbs._IDLE_S", 0.4)
     busy = "for i in 1 2 3 4 5; do sleep 0.15; echo $i >&2; done"
     assert remote.run(["sh", "-c", busy], step="busy") == ""
     with pytest.raises(HostError, match=r"no data for .* while running: sleep"):

@@ -32,15 +32,15 @@ def test_the_contracts_are_kept():
     assert "0 kept" not in done.stdout
 
 
-def test_exactly_one_module_speaks_ssh():
-    """Everything else talks to a host through the five verbs; a second module would be a second place for quirks."""
+def test_one_corner_speaks_ssh():
+    """Everything else talks to a host through the five verbs; logging in, the way there and the transport know SSH."""
     modules = {
         path.relative_to(REPOSITORY).as_posix()
         for package in PACKAGES
         for path in (REPOSITORY / package).rglob("*.py")
         if imported(path) & SSH
     }
-    assert modules == {"deploy/remote/ssh.py"}
+    assert modules == {f"deploy/remote/{name}.py" for name in ("ssh", "route", "transport")}
 
 
 def test_help_loads_nothing_that_is_slow():

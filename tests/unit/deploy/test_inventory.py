@@ -164,7 +164,7 @@ REFUSALS = [
     (HOST_B, f"{HOST_B}\n    interface: wlan0", 9, "clients.pi-b.interface", ["unknown key", "labels"]),
     (HOST_B, f"{HOST_B}\n    ssh: {{port: 0}}", 9, "clients.pi-b.ssh.port", ["from 1 to 65535, not 0"]),
     (HOST_B, f"{HOST_B}\n    ssh: {{port: '22'}}", 9, "clients.pi-b.ssh.port", ["a whole number", "not '22'"]),
-    (HOST_B, f"{HOST_B}\n    ssh: {{jump: gw}}", 9, "clients.pi-b.ssh.jump", ["unknown key", "identity_file"]),
+    (HOST_B, f"{HOST_B}\n    ssh: {{gateway: gw}}", 9, "clients.pi-b.ssh.gateway", ["unknown key", "jump"]),
     (HOST_B, f"{HOST_B}\n    ssh: {{user: -oX}}", 9, "clients.pi-b.ssh.user", ["a login name", "'-oX'"]),
     (HOST_B, f"{HOST_B}\n    ssh: {{password: x}}", 9, "clients.pi-b.ssh.password", ["never in YAML", "identity_file"]),
     (
@@ -330,3 +330,40 @@ def test_no_mutation_makes_anything_but_an_input_error(file: Path, data: st.Data
         text = text[:start] + data.draw(st.sampled_from(BITS)) + text[stop:]
     file.write_text(text)
     assert outcome(file).startswith(("loaded", f"{file}:"))
+
+
+JUMPS = ["gw", "kim@gw", "gw:2222", "kim@gw.example.org:22,inner", "[2001:db8::1]:22", "kim@[fe80::1%eth0]", "none"]
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_jump_hosts_are_written_as_for_openssh(file: Path, jump: str) -> None:
+    lab = load(file, replaced(LAB, "user: pi", f"user: pi, jump: '{jump}'"))
+    assert all(host.ssh.jump == jump for host in lab.hosts)
+
+
+@pytest.mark.parametrize("jump", ["", "gw;id", "-oProxyCommand=x", "a b", "gw,", "2001:db8::1", "kim@", "gw:port"])
+def test_no_other_jump_hosts(file: Path, jump: str) -> None:
+    assert "jump host" in str(refusal(file, replaced(LAB, "user: pi", f"user: pi, jump: '{jump}'")))
+
+
+def test_a_password_may_be_asked_for(file: Path) -> None:
+    """The one value that is no secret."""
+    lab = load(file, replaced(LAB, "user: pi", "user: pi, password: prompt"))
+    assert {host.ssh.password for host in lab.hosts} == {"prompt"}
+
+
+def test_known_hosts_lies_beside_the_inventory(file: Path) -> None:
+    """Whether it exists or not, so that `deploy trust` knows what to write; every host knows its inventory."""
+    lab = load(file, LAB)
+    assert {host.ssh.known_hosts for host in lab.hosts} == {str(file.parent / "known_hosts")}
+    assert {host.inventory for host in lab.hosts} == {str(file)}
+
+
+@pytest.mark.parametrize("address", ["2001:db8::7", "fe80::1%eth0", "::1"])
+def test_ipv6_addresses(file: Path, address: str) -> None:
+    assert load(file, replaced(LAB, "192.0.2.10", f"'{address}'")).server.host == address
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:22", "pi-a:2222", "fe80::zz"])
+def test_an_address_has_no_port(file: Path, address: str) -> None:
+    assert "a port stands in ssh" in str(refusal(file, replaced(LAB, "192.0.2.10", f"'{address}'")))
