@@ -238,8 +238,9 @@ def round_trips(rtt_ms: float, repeats: int) -> str:
     rows = [["step", "s without", f"s with {rtt_ms:g} ms", "round trips"]]
     peer = Ours(sys.executable)
     with fanout_hosts.hosts(3) as near, fanout_hosts.far_away(near, rtt_ms) as far:
-        prepare(near, peer, "the same")
         for step in ("look", "push", "up"):
+            prepare(near, peer, "the same" if step == "push" else "nothing")
+            seconds(near, peer, step)  # after it, a warm `up` finds its code
             pairs = [(seconds(near, peer, step), seconds(far, peer, step)) for _ in range(repeats)]
             without, with_relay = (statistics.median(found) for found in zip(*pairs, strict=True))
             trips = statistics.median(slow - fast for fast, slow in pairs) / rtt_ms * 1e3

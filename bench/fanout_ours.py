@@ -1,32 +1,26 @@
 """One step of bench/fanout.py by this toolkit's own functions, in a process of its own.
 
-    python bench/fanout_ours.py STEP PLAN.json      STEP: import, look, push, pull, job or up
-
-`up` prints the seconds from its beginning to the event that the campaign runs.
+python bench/fanout_ours.py STEP PLAN.json      STEP: import (nothing but that), look, push, pull or job
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
 from pathlib import Path
 
 import msgspec
 
 from deploy.bundle import make_bundle, push
-from deploy.campaign import NARROW, Request, up
 from deploy.facts import Facts, look
-from deploy.inventory import Host, Inventory, Python, Ssh
-from deploy.playbook import load_playbook
+from deploy.inventory import Host, Python, Ssh
 from deploy.pull import Wanted, pull
 from deploy.remote.fanout import connect_all, fan_out
 from deploy.remote.protocol import Remote
 from deploy.remote.ssh import connect
-from deploy.view import Silent
-from flcommon import events
 
 Remotes = dict[str, Remote]
+NARROW = 8
+"""Threads for bulk transfer, as in a campaign."""
 START = 'mkdir -p "$1"; setsid sleep 600 </dev/null >/dev/null 2>&1 & echo $! >"$1/pid"'
 
 
@@ -74,9 +68,7 @@ def main() -> None:
     """Do one step."""
     step, file = sys.argv[1:]
     plan = msgspec.json.decode(Path(file).read_bytes(), type=Plan)
-    if step == "up":
-        print(seconds_until_it_runs(plan))
-    elif step != "import":
+    if step != "import":
         with connect_all(plan.hosts().values(), connect) as remotes:
             do(step, plan, remotes)
 
@@ -117,37 +109,6 @@ def pull_all(plan: Plan, remotes: Remotes) -> None:
 
 def _workdir(facts: Facts) -> str:
     return facts.workdir
-
-
-class Clock(Silent):
-    """A view that takes the time at which the campaign runs."""
-
-    def __init__(self) -> None:
-        self.began_s, self.running_s = time.monotonic(), 0.0
-
-    def event(self, host: str, event: events.AnyEvent) -> None:  # noqa: ARG002 - the view's signature
-        """Look out for one event."""
-        if isinstance(event, events.CampaignStarted):
-            self.running_s = time.monotonic()
-
-
-def seconds_until_it_runs(plan: Plan) -> float:
-    """Run a small campaign by `deploy.campaign.up`, as `deploy up` does."""
-    server, *clients = plan.hosts().values()
-    file = Path(plan.out, "small.yaml")
-    file.write_text("playbook: small\napp: flclient.apps.payload\nrounds: 1\nwarmup_rounds: 0\n")
-    inventory = Inventory(
-        file=file,
-        lab="bench",
-        playbook=None,
-        server=server,
-        server_address="127.0.0.1:0",
-        clients=tuple(clients),
-    )
-    request = Request(contextlib.nullcontext(inventory), load_playbook(file), Path(plan.out, "runs"), connect)
-    clock = Clock()
-    up(request, clock)
-    return clock.running_s - clock.began_s
 
 
 if __name__ == "__main__":

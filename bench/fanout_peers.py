@@ -75,7 +75,8 @@ class Ours:
             logs=run.lab.logs,
         )
         (run.out / "plan.json").write_bytes(msgspec.json.encode(plan))
-        return [sys.executable, str(BENCH / "fanout_ours.py"), step, str(run.out / "plan.json")]
+        script = "fanout_up.py" if step == "up" else "fanout_ours.py"
+        return [sys.executable, str(BENCH / script), step, str(run.out / "plan.json")]
 
     def pushed(self, run: Run) -> str:
         """Content-addressed."""
@@ -83,7 +84,7 @@ class Ours:
 
 
 class OpenSsh:
-    """OpenSSH, tuned; files by tar or by rsync."""
+    """OpenSSH, tuned (see openssh.sh); files by tar or by rsync."""
 
     slow = False
 

@@ -3,8 +3,8 @@
     python bench/relay.py RTT_MS TARGET_PORT...
 
 Prints the ports to connect to, one a line in the same order, and serves until its standard input ends. It does not
-limit the rate. The TCP and SSH handshakes of a connection wait like everything else, but that of the relay's own
-connection to its target happens while the client's is already open.
+limit the rate. A client is connected at once, without the round trip that TCP takes for it; the first bytes make up for
+that: the target is connected to after one and a half round trips, as on a long line.
 """
 
 from __future__ import annotations
@@ -35,26 +35,33 @@ async def main() -> None:
 
 
 async def _relay(target: int, delay_s: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(3 * delay_s)
     far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target, limit=PIECE)
     for one in (writer, far_writer):
         one.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    with contextlib.suppress(OSError):
-        await asyncio.gather(_pass_on(reader, far_writer, delay_s), _pass_on(far_reader, writer, delay_s))
+    with contextlib.suppress(OSError, asyncio.CancelledError):
+        # What the client sent meanwhile has been on its way since: it is due at once.
+        there = _pass_on(reader, far_writer, delay_s, waited_s=delay_s)
+        await asyncio.gather(there, _pass_on(far_reader, writer, delay_s))
     for one in (writer, far_writer):
         one.close()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
-    """Write what is read, each piece when it is due, and the end of it last."""
+async def _pass_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float, waited_s: float = 0.0
+) -> None:
+    """Write what is read, each piece when it is due, and the end of it last; the first has `waited_s` behind it."""
     waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(AHEAD)
 
     async def read() -> None:
+        waited = waited_s
         while True:
             try:
                 data = await reader.read(PIECE)
             except OSError:
                 data = b""
-            await waiting.put((time.monotonic() + delay_s, data))
+            await waiting.put((time.monotonic() + delay_s - waited, data))
+            waited = 0.0
             if not data:
                 return
 
@@ -62,7 +69,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, d
     try:
         while True:
             due, data = await waiting.get()
-            await asyncio.sleep(due - time.monotonic())
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
             if not data:
                 writer.write_eof()
                 return

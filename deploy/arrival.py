@@ -63,12 +63,12 @@ class Copy:
             self._hash_from = 0 if final else self.begin
             self._replaced = self._replaced or self.have > size
 
-    def pieces(self) -> Generator[int, bytes, bool]:
+    def pieces(self) -> Generator[int, memoryview, bool]:
         """Take the bytes, piece by piece with their sums; return False if one of them is not what was sent."""
         hashed, sound = self._hashed_before(), True
         for start in range(self.begin, self.size, PIECE_BYTES) or (self.begin,):
             length = min(PIECE_BYTES, self.size - start)
-            arrived = memoryview((yield length + _SUM_BYTES))
+            arrived = yield length + _SUM_BYTES
             hashed.update(arrived[:length])
             sound = sound and hashed.digest() == arrived[length:]
             if sound and (length or not self.size):
@@ -122,13 +122,15 @@ class Arrival(io.BytesIO):
         self.announced: dict[str, Copy] = {}
         self.damaged: list[str] = []
         self._host, self._copies, self._final = host, copies, final
-        self._held = bytearray()
+        self._held: list[bytes] = []
+        self._length = 0
         self._parser = self._parsed()
         self._needed: int | None = next(self._parser)
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         """Take the next bytes; raises HostError for what was not announced, OSError for the files here."""
-        self._held += data
+        self._held.append(data)
+        self._length += len(data)
         while (piece := self._next()) is not None:
             try:
                 self._needed = self._parser.send(piece)
@@ -147,23 +149,23 @@ class Arrival(io.BytesIO):
             copy.close()
         super().close()
 
-    def _next(self) -> bytes | None:
-        """Return what the parser needs, once it is here."""
+    def _next(self) -> memoryview | None:
+        """Return what the parser needs, once it is here; joined only then, for copying is what a pull costs."""
         if self._needed is None:
-            return self._refuse("it sends more than it announced") if self._held else None
-        length = self._held.find(b"\n") + 1 if self._needed == _A_LINE else self._needed
-        if length == 0 and len(self._held) > _LINE_BYTES:
-            self._misunderstood(self._held)
-        if length == 0 or length > len(self._held):
+            return self._refuse("it sends more than it announced") if self._length else None
+        if self._length < self._needed:
             return None
-        piece = bytes(memoryview(self._held)[:length])
-        del self._held[:length]
-        return piece
+        joined = b"".join(self._held)
+        end = joined.find(b"\n") + 1 if self._needed == _A_LINE else self._needed
+        if end == 0 and len(joined) > _LINE_BYTES:
+            self._misunderstood(joined)
+        self._held, self._length = [joined[end:]], len(joined) - end
+        return memoryview(joined)[:end] if end else None
 
-    def _parsed(self) -> Generator[int, bytes, None]:
+    def _parsed(self) -> Generator[int, memoryview, None]:
         """Ask for lengths of bytes, _A_LINE for a line, and handle them."""
-        for _ in range(self._number((yield _A_LINE))):
-            line = yield _A_LINE
+        for _ in range(self._number(bytes((yield _A_LINE)))):
+            line = bytes((yield _A_LINE))
             size, _, name = line.decode(errors="replace").rstrip("\n").partition(" ")
             if name not in self._copies or name in self.announced:
                 self._refuse(f"it sends what it was not asked for: {line[:80]!r}")
@@ -187,8 +189,8 @@ class Arrival(io.BytesIO):
         if coming > max(0, room - _SPARE_BYTES):
             self._refuse(f"it has more to send than there is room for here ({room >> 20} MiB are free)")
 
-    def _misunderstood(self, text: bytes | bytearray) -> NoReturn:
-        self._refuse(f"an answer that cannot be understood: {bytes(text[:80])!r}")
+    def _misunderstood(self, text: bytes) -> NoReturn:
+        self._refuse(f"an answer that cannot be understood: {text[:80]!r}")
 
     def _refuse(self, reason: str) -> NoReturn:
         raise HostError(self._host, "pull", reason)

@@ -44,6 +44,7 @@ __all__ = [
 
 _START_S = 30.0
 _END_S = 15.0
+_DEATH_S = 2.0
 _SOURCE = Path(__file__).resolve().parents[2]
 
 
@@ -155,7 +156,8 @@ def _keeper(name: str, stderr: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        _end(process)
+        if not _ends(process):
+            _clear_after(name)
 
 
 def _spawn(name: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -170,8 +172,11 @@ def _spawn(name: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
     )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipe, and wait until the keeper has cleared up or, of a lasting lab that is ready, has let go of us."""
+def _ends(process: subprocess.Popen[bytes]) -> bool:
+    """Close the pipe, and wait until the keeper has cleared up or, of a lasting lab that is ready, has let go of us.
+
+    False if it was killed, or had to be, and could not clear up.
+    """
     if process.stdin is None or process.stdout is None:
         raise AssertionError("made with pipes")
     with contextlib.suppress(BrokenPipeError):
@@ -180,9 +185,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         ended = _ends_within(answers, _END_S)
     if not ended:
         process.kill()
-    if process.wait() < 0:  # it was killed, and could not clear up
-        with netns_state.registry():
-            netns_state.clear_leftovers()
+    return process.wait() >= 0
+
+
+def _clear_after(name: str) -> None:
+    """Clear up for a keeper that was killed, once the kernel has killed all that it kept."""
+    for state in netns_state.states():
+        plan = state.plan
+        if plan is not None and plan.request.lab == name and not plan.request.lasting:
+            state.wait_until_dead(_DEATH_S)
+    with netns_state.registry():
+        netns_state.clear_leftovers()
 
 
 def _ends_within(stream: IO[bytes], patience_s: float) -> bool:

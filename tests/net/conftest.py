@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deploy.inventory import Inventory
 
 PREFIX = f"t{os.getpid()}-"
-PACKAGES = {"ip": "iproute2", "sshd": "openssh-server"}
+PACKAGES = {"ip": "iproute2", "sshd": "openssh-server", "ssh": "openssh-client"}
 NUMBERS = itertools.count(1)
 
 

@@ -19,16 +19,19 @@ from deploy.providers import netns, netns_state
 from deploy.providers.netns import lab_down, netns_lab
 from deploy.remote import ssh
 
+# Its lab may be killed at any moment: ssh gives up soon.
 CONTROLLER = """
-import json, sys
+import json, subprocess, sys
 from pathlib import Path
 from deploy.inventory import NetnsLab
 from deploy.providers.netns import netns_lab
-from deploy.remote import ssh
 lab = NetnsLab(file=Path("x"), lab=sys.argv[1], playbook=None, clients=2, cpu={"client-1": 0.5})
 with netns_lab(lab) as inventory:
-    with ssh.connect(inventory.server) as remote:
-        remote.run(["sh", "-c", "setsid sleep 604 >/dev/null 2>&1 </dev/null &"], step="start")
+    key, known = inventory.server.ssh.identity_file, inventory.server.ssh.known_hosts
+    options = ["ConnectTimeout=1", "ServerAliveInterval=1", "ServerAliveCountMax=1", f"UserKnownHostsFile={known}"]
+    words = [word for option in options for word in ("-o", option)]
+    argv = ["ssh", "-q", "-F", "/dev/null", "-i", key, *words, f"root@{inventory.server.host}"]
+    subprocess.run([*argv, "setsid sleep 604 >/dev/null 2>&1 </dev/null &"])
     print(json.dumps(inventory.server.host), flush=True)
     sys.stdin.read()
 """
@@ -40,7 +43,9 @@ UP_S = 0.6
 def controller(name):
     """A process of its own that holds a lab."""
     argv = [sys.executable, "-c", CONTROLLER, name]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
         try:
             yield process
         finally:
@@ -53,6 +58,13 @@ def keeper_of(process):
 
 def supervisor_of(process):
     return [child for keeper in keeper_of(process) for child in keeper.children()]
+
+
+def kill(victims):
+    """Kill one after the other: those who come later may have gone with the first."""
+    for one in victims:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 VICTIMS = {
@@ -77,12 +89,10 @@ def test_nothing_stays_after_a_kill_at_a_random_moment(make_lab, clean, victim, 
     moment = random.Random(f"{victim}{seed}").uniform(0, 1.5 * UP_S)  # noqa: S311 - moments, no secrets
     with controller(make_lab().lab) as process:
         select.select([process.stdout], [], [], moment)  # sooner if the lab is up
-        for one in VICTIMS[victim](process):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+        kill(VICTIMS[victim](process))
         process.stdin.close()
         process.wait(20)
-    if "keeper" in victim or victim == "all three":
+    if victim in ("controller and keeper", "all three"):
         assert clean(*NAMES) == set()
         lab_down("nobody")
     assert clean() == set()
@@ -115,8 +125,7 @@ def test_the_next_start_clears_what_is_left(make_lab, clean):
     name = make_lab().lab
     with controller(name) as process:
         assert json.loads(process.stdout.readline())
-        for one in VICTIMS["all three"](process):
-            one.kill()
+        kill(VICTIMS["all three"](process))
         process.wait(20)
         assert clean(*NAMES) == set()
         assert [state.is_alive() for state in netns_state.states() if state.plan.request.lab == name] == [False]
