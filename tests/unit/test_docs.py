@@ -93,7 +93,7 @@ def keys(*structs: type[msgspec.Struct]) -> list[str]:
     return sorted({field.encode_name for struct in structs for field in msgspec.structs.fields(struct)})
 
 
-@pytest.mark.parametrize("key", keys(inventory._LabFile, inventory._VirtualFile, playbook._File))
+@pytest.mark.parametrize("key", keys(inventory._LabFile, inventory._VirtualFile, inventory._NetnsFile, playbook._File))
 def test_every_key_of_the_files_is_explained(key):
     """Each top-level key that a loader knows stands in the reference or in the README, marked as code."""
     assert re.search(rf"`{key}[`.:]", REFERENCE)
