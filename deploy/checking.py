@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from deploy.campaign import listen_address
 from deploy.differences import CONTROLLER, differences
 from deploy.doorway import server_port
-from deploy.errors import DeployError, HostError
+from deploy.errors import DeployError, HostError, HostKeyRefused
 from deploy.facts import Finding, findings
 from deploy.health import Examined, ailments, examine
 from deploy.remote.fanout import connect_each, try_out
@@ -71,6 +71,8 @@ def _alone(host: Host, looked: Examined, app: str, inventory: Inventory) -> list
 def _unseen(host: Host, error: DeployError) -> Finding:
     """Return the finding that a host could not be looked at; most such errors say themselves what would be right."""
     step, reason = (error.step, error.reason) if isinstance(error, HostError) else ("look", str(error))
+    if isinstance(error, HostKeyRefused):
+        return Finding("error", "host-key", reason, f"deploy trust {host.inventory}")
     port = ["-p", str(host.ssh.port)] if host.ssh.port else []
     key = ["-i", host.ssh.identity_file] if host.ssh.identity_file else []
     login = f"{host.ssh.user}@{host.host}" if host.ssh.user else host.host

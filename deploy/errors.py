@@ -5,6 +5,7 @@
         ├── InputError              exit code 2: a file says something that cannot be (file, line, key)
         ├── HostError               exit code 3: one host, one step
         │   ├── CommandFailed       … a remote command: argv, status, last lines of its output
+        │   ├── HostKeyRefused      … its SSH host key is not known, or has changed
         │   ├── ConnectionLost      … the connection went away in the middle: what can be resumed may be tried again
         │   └── CampaignError       exit code 4: the experiment itself failed there
         └── LabError                exit code 3: several hosts, {host: error}
@@ -61,6 +62,10 @@ class CommandFailed(HostError):
         tail = "\n".join(f"    {line}" for line in output.strip().splitlines()[-TAIL_LINES:])
         shown = " ".join("(script)" if "\n" in word else shlex.quote(word) for word in argv)
         super().__init__(host, step, f"exit status {status} from: {shown}" + (f"\n{tail}" if tail else ""))
+
+
+class HostKeyRefused(HostError):
+    """A host showed an SSH host key that nobody has said is its own: `deploy trust` is the way on."""
 
 
 class ConnectionLost(HostError):

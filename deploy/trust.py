@@ -76,13 +76,15 @@ class Survey:
     def table(self) -> Table:
         """The table to print: a fingerprint to compare for each host."""
         table = Table(title=f"{self.lab}: SSH host keys", title_justify="left", box=SIMPLE_HEAD)
-        for heading in ("host", "address", "type", "fingerprint", "state"):
-            table.add_column(heading, overflow="fold")
+        table.add_column("host", overflow="fold")
+        table.add_column("fingerprint", no_wrap=True)  # in one piece: it is there to be compared
+        table.add_column("state", no_wrap=True)
         for finding in self.findings:
             shown = finding.shown
-            key = (shown.key_type, fingerprint(shown.key)) if shown else ("-", "-")
+            kind, print_ = (shown.key_type, fingerprint(shown.key)) if shown else ("", "-")
+            host = Text.assemble(finding.host.name, "\n", (finding.address, "dim"))
             state = Text(finding.state.value, style=STYLES[finding.state])
-            table.add_row(finding.host.name, finding.address, *key, state)
+            table.add_row(host, Text.assemble(print_, "\n", (kind, "dim")), state)
         return table
 
     @property

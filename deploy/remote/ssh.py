@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import paramiko
 
-from deploy.errors import HostError
+from deploy.errors import HostError, HostKeyRefused
 from deploy.remote.asking import Answers, Ask, NobodyToAsk, Secret, WrongAnswer
 from deploy.remote.hostkeys import ShownKey
 from deploy.remote.login import Key, Keyring, Library, Login, Plan
@@ -104,7 +104,7 @@ class _OnlyKnownKeys(paramiko.MissingHostKeyPolicy):
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
         refusal = self._known.refusal(key.get_name(), key.asbytes())
         if refusal:
-            raise HostError(self._attempt.host.name, self._attempt.step, f"{self._hop}{refusal}")
+            raise HostKeyRefused(self._attempt.host.name, self._attempt.step, f"{self._hop}{refusal}")
 
 
 class _KeyShownError(Exception):

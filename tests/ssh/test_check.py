@@ -144,7 +144,7 @@ def test_a_host_that_is_not_there_keeps_no_other_from_being_checked(bench, opens
         whole.clients[1], ssh=msgspec.structs.replace(whole.clients[1].ssh, port=free_port())
     )
     checked = check_lab(msgspec.structs.replace(whole, clients=(whole.clients[0], dark)), PAYLOAD, ssh.connect)
-    assert codes(checked) == {"pi-a": {"connect"}, "pi-b": {"connect"}}
+    assert codes(checked) == {"pi-a": {"host-key"}, "pi-b": {"connect"}}
     (unknown,), (refused,) = checked.findings["pi-a"], checked.findings["pi-b"]
     assert "SSH host key" in unknown.what
     assert "refused" in refused.what
