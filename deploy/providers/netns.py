@@ -79,13 +79,15 @@ def lab_up(lab: NetnsLab) -> Inventory:
 
 
 def find_lab(lab: NetnsLab) -> Inventory | None:
-    """Return the hosts of the lasting lab of this name as they are; None if it is not up."""
+    """Return the hosts of the lasting lab of this name as they are; None if it is not up. DeployError."""
+    check_machine()
     lasting = _lasting(lab.lab)
     return None if lasting is None else _inventory(lab, *lasting)
 
 
 def lasting_labs() -> list[Ready]:
-    """Return the lasting labs that are up on this machine."""
+    """Return the lasting labs that are up on this machine. DeployError."""
+    check_machine()
     return [ready for _, ready in _all_lasting()]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deploy.providers.netns_mounts import Mount
     from deploy.providers.netns_plan import LabPlan
 
-PREFIX = "fieldlab-"
+PREFIX = "fieldlab-netns-"
 PERIOD_S = 0.02
 """Shorter than the kernel's 0.1 s: a slow host should be slow all the time, not stand still for tenths of a second."""
 _LEAST_QUOTA_S = 0.001

@@ -13,7 +13,7 @@ from deploy.errors import DeployError
 from deploy.manifest import Manifest
 from deploy.playbook import load_playbook
 from deploy.providers import netns_machine
-from deploy.providers.netns import netns_lab
+from deploy.providers.netns import find_lab, lab_down, lasting_labs, netns_lab
 from deploy.remote.ssh import connect
 from deploy.view import Silent
 
@@ -46,6 +46,9 @@ def test_only_root_can_have_one(make_lab, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(DeployError, match=r"needs root \(sudo\)"), netns_lab(make_lab()):
         pytest.fail("was entered")
+    for ask in (lab_down, lasting_labs, lambda: find_lab(make_lab())):
+        with pytest.raises(DeployError, match=r"needs root \(sudo\)"):
+            ask()
 
 
 def test_only_linux_can_have_one(make_lab, monkeypatch):

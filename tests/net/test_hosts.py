@@ -139,8 +139,8 @@ def test_a_share_of_the_processor_slows(lab):
         for host in (slow, fast):
             pairs[host.name].append([float(x) for x in ask(host, sys.executable, "-c", SPIN).split()])
     stretched = {name: min(wall / cpu for wall, cpu in told) for name, told in pairs.items()}
-    assert 3 < stretched[slow.name] < 8
-    assert stretched[slow.name] > 2 * stretched[fast.name]
+    # Whatever else runs on this machine stretches both; it cannot give the slow one more than its share.
+    assert 3.3 < stretched[slow.name] < 6 * stretched[fast.name]
 
 
 def test_what_is_detached_outlives_the_connection_and_is_reaped(lab):

@@ -74,7 +74,7 @@ VICTIMS = {
     "controller and keeper": lambda process: [psutil.Process(process.pid), *keeper_of(process)],
     "all three": lambda process: [psutil.Process(process.pid), *keeper_of(process), *supervisor_of(process)],
 }
-SEEDS = range(4)
+SEEDS = range(3)
 NAMES = ("directory", "cgroup")
 """What is left if the keeper is killed: the kernel takes all else."""
 
