@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -26,6 +26,9 @@ from deploy.takedown import take_down
 from deploy.view import Silent
 from flcommon import events
 from flcommon.eventlog import read_log
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ROUNDS = 40
 PLAYBOOK = f"""
