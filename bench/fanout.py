@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from fanout_hosts import Lab
 
-TAR, RSYNC, ANSIBLE = "OpenSSH + tar", "OpenSSH + rsync", "ansible-core"
+TAR, RSYNC, TUNED_RSYNC, ANSIBLE = "OpenSSH + tar", "rsync as it comes", "OpenSSH + rsync", "ansible-core"
 CPU_MS_PER_HOST, PEAK_MB = 10.0, 250.0
 
 
@@ -49,8 +49,8 @@ class Scenario:
 
 SCENARIOS = (
     Scenario("connect, look", "look", "nothing", {TAR: 1.1}),
-    Scenario("cold push", "push", "nothing", {TAR: 1.1, RSYNC: 0.5}),
-    Scenario("warm push", "push", "the same", {TAR: 1.1, RSYNC: 0.5}),
+    Scenario("cold push", "push", "nothing", {TAR: 1.1, RSYNC: 0.5, TUNED_RSYNC: 0.5}),
+    Scenario("warm push", "push", "the same", {TAR: 1.1, RSYNC: 0.5, TUNED_RSYNC: 0.5}),
     Scenario("one file changed", "push", "older"),
     Scenario("pull 5 x 2 MB", "pull", "nothing", {TAR: 0.6}),
     Scenario("whole job", "job", "nothing", {TAR: 0.6, ANSIBLE: 1 / 15}),
@@ -98,7 +98,11 @@ def find_peers(venv: Path | None) -> tuple[list[Peer], list[str]]:
     """Return what can be compared here, and a line for each that cannot."""
     peers: list[Peer] = [Ours()]
     missing = []
-    for peer, program in ((OpenSsh("tar"), "tar"), (OpenSsh("rsync"), "rsync")):
+    for peer, program in (
+        (OpenSsh("tar"), "tar"),
+        (OpenSsh("rsync"), "rsync"),
+        (OpenSsh("rsync", tuned=False), "rsync"),
+    ):
         if shutil.which(program):
             peers.append(peer)
         else:

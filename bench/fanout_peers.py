@@ -84,12 +84,14 @@ class Ours:
 
 
 class OpenSsh:
-    """OpenSSH, tuned (see openssh.sh); files by tar or by rsync."""
+    """OpenSSH, tuned (see openssh.sh) or as it comes; files by tar or by rsync."""
 
     slow = False
 
-    def __init__(self, transfer: str) -> None:
-        self.name, self.directory, self._transfer = f"OpenSSH + {transfer}", transfer, transfer
+    def __init__(self, transfer: str, *, tuned: bool = True) -> None:
+        self.name = f"OpenSSH + {transfer}" if tuned else f"{transfer} as it comes"
+        self.directory = self._transfer = transfer
+        self._tuned = tuned
 
     def command(self, step: str, run: Run) -> Sequence[str]:
         """Write the list of hosts."""
@@ -101,6 +103,7 @@ class OpenSsh:
             "KEY": run.lab.key,
             "KNOWN_HOSTS": run.lab.known_hosts,
             "CONTROL": run.out / "c",
+            "TUNED": "yes" if self._tuned else "no",
             "TREE": run.tree,
             "OUT": run.out,
             "LOOK": LOOK,

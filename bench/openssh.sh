@@ -8,12 +8,18 @@
 # name), TREE (what to push), OUT (where looks and pulled files go), LOOK (the script), PYTHON, LOGS (names to pull).
 set -u
 step=$1 transfer=$2
-options="-F none -T -x -a -o BatchMode=yes -o IdentitiesOnly=yes -o IdentityFile=$KEY -o UserKnownHostsFile=$KNOWN_HOSTS
- -o KexAlgorithms=curve25519-sha256 -o Ciphers=aes128-gcm@openssh.com -o Compression=no -o ControlPath=$CONTROL/%p"
+options="-F none -T -x -a -o BatchMode=yes -o IdentitiesOnly=yes -o IdentityFile=$KEY -o UserKnownHostsFile=$KNOWN_HOSTS"
+if [ "$TUNED" = yes ]; then
+    options="$options -o KexAlgorithms=curve25519-sha256 -o Ciphers=aes128-gcm@openssh.com -o Compression=no
+ -o ControlPath=$CONTROL/%p"
+    share="-o ControlMaster=yes -o ControlPersist=60"
+else
+    share=
+fi
 
-# $options is split into words on purpose: none of them holds a space.
+# $options and $share are split into words on purpose: none of them holds a space.
 remote() { ssh $options -p "$port" 127.0.0.1 "$@"; }
-first() { ssh $options -o ControlMaster=yes -o ControlPersist=60 -p "$port" 127.0.0.1 "$@"; }
+first() { ssh $options $share -p "$port" 127.0.0.1 "$@"; }
 
 look() { "$1" "$PYTHON - $directory/$transfer" <"$LOOK" >"$OUT/$name.look"; }
 push() {
@@ -32,7 +38,7 @@ pull() {
     fi
 }
 start() { remote "mkdir -p $directory/$transfer; setsid sleep 600 </dev/null >/dev/null 2>&1 & echo \$! >$directory/$transfer/pid"; }
-close() { remote -O exit 2>/dev/null; }
+close() { [ "$TUNED" = no ] || remote -O exit 2>/dev/null; }
 
 one() {
     case $step in

@@ -57,7 +57,9 @@ def keeper_of(process):
 
 
 def supervisor_of(process):
-    return [child for keeper in keeper_of(process) for child in keeper.children()]
+    with contextlib.suppress(psutil.NoSuchProcess):  # a keeper is not there yet, or no longer
+        return [child for keeper in keeper_of(process) for child in keeper.children()]
+    return []
 
 
 def kill(victims):
