@@ -20,8 +20,9 @@ check: $(VENV)/.test  ## lint, types, import boundaries
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.test  ## time the engine against Flower's own gRPC server, in one run
+bench: $(VENV)/.test  ## time the engine against Flower's own gRPC server, and 50 hosts against OpenSSH, each in one run
 	$(BIN)/python bench/engine.py
+	$(BIN)/python bench/fanout.py --hosts 50 --quick
 
 clean:           ## remove the virtual environment and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

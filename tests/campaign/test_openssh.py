@@ -78,7 +78,7 @@ def test_a_campaign_goes_the_same_way(lab, recorder, bench):
             assert (view.directory / "raw" / host / "exit.json").read_text() == '{"status":0}'
     bundles = {host: len(list((lab.parent / "hosts" / host / "code").iterdir())) for host in HOSTS}
     assert bundles == dict.fromkeys(HOSTS, 1)
-    assert take_down(load_inventory(lab), connect) == [f"{host}: nothing was running" for host in HOSTS]
+    assert take_down(load_inventory(lab), connect).results == dict.fromkeys(HOSTS, "nothing was running")
 
 
 def test_a_second_campaign_is_refused_while_one_runs(lab, recorder):
@@ -88,11 +88,11 @@ def test_a_second_campaign_is_refused_while_one_runs(lab, recorder):
     def try_another(_):
         assert _shown(lab_status(load_inventory(lab), connect)).count("running") == len(HOSTS)
         with pytest.raises(
-            LabError, match=f"a campaign runs there already .* end it with: deploy down {lab}"
+            LabError, match=f"(?s)a campaign runs there already.* end it with: deploy stop {lab}"
         ) as caught:
             _up(lab, recorder(), "playbook: other\napp: flclient.apps.payload\nrounds: 1\n")
         refusals.append(set(caught.value.failures))
-        assert any("stopped" in line for line in take_down(load_inventory(lab), connect))
+        assert any("stopped" in told for told in take_down(load_inventory(lab), connect).results.values())
 
     view = recorder(events.RoundStarted, try_another)
     with pytest.raises(CampaignError, match="stopped from outside"):

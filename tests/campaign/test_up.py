@@ -32,7 +32,7 @@ def test_a_campaign_leaves_a_complete_run_directory(bench, recorder):
         "client-1": "client",
         "client-2": "client",
     }
-    assert set(manifest.phases_s) == {"hosts", "connect", "look", "push", "start", "run", "stop", "pull"}
+    assert set(manifest.phases_s) == {"hosts", "connect", "look", "prepare", "push", "start", "run", "stop", "pull"}
     for host in manifest.hosts:
         assert json.loads((view.directory / "raw" / host / "exit.json").read_text()) == {"status": 0}
         assert isinstance(bench.log(view, host)[0], events.JobAccepted)

@@ -40,6 +40,7 @@ from flcommon.events import (
     TrialOpened,
     TrialPrepared,
 )
+from flcommon.following import watch
 from flcommon.job import AppRef, ClientJob, ClientTrial, Job, ServerJob, ServerTrial
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Campaign:
 
     def wait_for(self, host: str, kind: type[Event]) -> Event:
         """Return the first event of a kind in a host's log, as soon as it is there."""
-        line = next(process.watch(self._place / host, [kind.__struct_config__.tag]))
+        line = next(watch(self._place / host, [kind.__struct_config__.tag]))
         return parse_line(line)[1]
 
     def story(self) -> Story:
