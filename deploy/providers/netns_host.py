@@ -69,8 +69,9 @@ def _why(error: Exception) -> str:
 def _boot(booting: Booting) -> subprocess.Popen[bytes]:
     """Make this process the first one of a host, and start its SSH server; returns when that can be reached."""
     plan, host = booting.plan, booting.host
-    # The signals of a terminal, and those that Python handles, mean nothing to the first process of a machine.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # What the controller or Python ignores is not the host's business; by default, a first process ignores all.
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
     if host.cpu is not None:
         netns_cgroup.enter(plan, host.name)
     calls.unshare(calls.NEW_MOUNTS | calls.NEW_UTS | calls.NEW_IPC)

@@ -57,7 +57,8 @@ def footprint() -> set[str]:
         for state in netns_state.states()
         if (plan := state.plan) is not None and not plan.request.lab.startswith(PREFIX)
     }
-    found = {(state.root.name, f"directory {state.root}") for state in netns_state.states()}
+    # One without a plan was killed in its first milliseconds: nobody can say whose it is, and the next start clears it.
+    found = {(state.root.name, f"directory {state.root}") for state in netns_state.states() if state.plan is not None}
     found |= {(path.name[3:], f"interface {path.name}") for path in Path("/sys/class/net").glob("fl-*")}
     hierarchy = netns_cgroup.here()
     for path in hierarchy.root.glob(f"{netns_cgroup.PREFIX}*") if hierarchy else ():

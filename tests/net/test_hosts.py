@@ -143,6 +143,12 @@ def test_a_share_of_the_processor_slows(lab):
     assert 3.3 < stretched[slow.name] < 6 * stretched[fast.name]
 
 
+def test_commands_have_default_signals(lab):
+    """What the controller's own process ignores (nohup, a job of a script) is not inherited."""
+    ignored = int(ask(lab.server, "grep", "SigIgn", "/proc/self/status").split()[1], 16)
+    assert [number for number in range(1, 32) if ignored >> (number - 1) & 1] == []
+
+
 def test_what_is_detached_outlives_the_connection_and_is_reaped(lab):
     """As under a real init: an orphan's exit leaves no zombie, by which `kill -0` would take it for alive."""
     script = "setsid sleep 602 >/dev/null 2>&1 </dev/null & echo $!"

@@ -21,7 +21,9 @@ from deploy.remote import ssh
 
 # Its lab may be killed at any moment: ssh gives up soon.
 CONTROLLER = """
-import json, subprocess, sys
+import json, signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent's parent ignores
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
 from deploy.inventory import NetnsLab
 from deploy.providers.netns import netns_lab
@@ -133,6 +135,15 @@ def test_the_next_start_clears_what_is_left(make_lab, clean):
         assert [state.is_alive() for state in netns_state.states() if state.plan.request.lab == name] == [False]
         with netns_lab(make_lab()) as lab, ssh.connect(lab.server) as remote:
             assert remote.read(["hostname"], step="look") == "server\n"
+    assert clean() == set()
+
+
+def test_a_lab_that_was_killed_before_it_had_a_plan_is_cleared(clean):
+    """Its directory is all that there is of it."""
+    with netns_state.registry():
+        (netns_state.BASE / "00c0ffee").mkdir()
+    lab_down("nobody")
+    assert not (netns_state.BASE / "00c0ffee").exists()
     assert clean() == set()
 
 
