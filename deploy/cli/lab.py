@@ -43,7 +43,7 @@ Examples:
 def lab_up(inventory: Annotated[Path, typer.Argument(metavar="INVENTORY", help="YAML file of a netns lab.")]) -> None:
     """Start the hosts of a netns lab; they stay until `deploy lab down`, whatever happens to this command."""
     with errors():
-        from deploy.providers import netns  # noqa: PLC0415 - keeps --help fast
+        from deploy.providers.netns import lab as netns  # noqa: PLC0415 - keeps --help fast
 
         hosts = netns.lab_up(netns_only(inventory))
         for host in hosts.hosts:
@@ -63,7 +63,7 @@ Examples:
 def lab_down(inventory: NetnsInventory = None) -> None:
     """End the hosts of a netns lab, with everything that runs and lies on them."""
     with errors():
-        from deploy.providers import netns  # noqa: PLC0415 - keeps --help fast
+        from deploy.providers.netns import lab as netns  # noqa: PLC0415 - keeps --help fast
 
         ended = netns.lab_down(None if inventory is None else netns_only(inventory).lab)
         for name in ended:
@@ -83,7 +83,7 @@ Examples:
 def lab_status(inventory: NetnsInventory = None) -> None:
     """Show the netns labs that are up on this machine."""
     with errors():
-        from deploy.providers import netns  # noqa: PLC0415 - keeps --help fast
+        from deploy.providers.netns import lab as netns  # noqa: PLC0415 - keeps --help fast
 
         wanted = None if inventory is None else netns_only(inventory).lab
         shown = [lab for lab in netns.lasting_labs() if wanted in (None, lab.plan.request.lab)]

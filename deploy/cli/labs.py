@@ -50,7 +50,7 @@ def standing(lab: AnyLab) -> Inventory | None:
     from deploy.inventory import NetnsLab, VirtualLab  # noqa: PLC0415 - keeps --help fast
 
     if isinstance(lab, NetnsLab):
-        from deploy.providers.netns import find_lab  # noqa: PLC0415
+        from deploy.providers.netns.lab import find_lab  # noqa: PLC0415
 
         return find_lab(lab)
     return None if isinstance(lab, VirtualLab) else lab
@@ -78,8 +78,8 @@ def netns_only(inventory: Path) -> NetnsLab:
 def entered(lab: AnyLab) -> AbstractContextManager[Inventory]:
     """Return the lab's hosts as something to enter: a virtual lab starts them, and so does a netns lab if need be."""
     from deploy.inventory import NetnsLab, VirtualLab  # noqa: PLC0415 - keeps --help fast
-    from deploy.providers.netns import netns_lab  # noqa: PLC0415
-    from deploy.providers.virtual import virtual_lab  # noqa: PLC0415
+    from deploy.providers.netns.lab import netns_lab  # noqa: PLC0415
+    from deploy.providers.virtual.lab import virtual_lab  # noqa: PLC0415
 
     if isinstance(lab, NetnsLab):
         return netns_lab(lab)

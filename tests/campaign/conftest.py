@@ -16,7 +16,7 @@ from deploy.campaign import Request, up
 from deploy.inventory import Inventory, VirtualLab
 from deploy.manifest import Manifest
 from deploy.playbook import load_playbook
-from deploy.providers.virtual import virtual_lab
+from deploy.providers.virtual.lab import virtual_lab
 from deploy.remote.ssh import connect
 from deploy.view import Silent
 from flcommon.eventlog import read_log

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from deploy.inventory import NetnsLab
-from deploy.providers import netns_cgroup, netns_state
-from deploy.providers.netns import netns_lab
-from deploy.providers.netns_plan import MARK
+from deploy.providers.netns import cgroup as netns_cgroup
+from deploy.providers.netns import state as netns_state
+from deploy.providers.netns.lab import netns_lab
+from deploy.providers.netns.plan import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,8 +12,8 @@ from deploy.campaign import Request, up
 from deploy.errors import DeployError
 from deploy.manifest import Manifest
 from deploy.playbook import load_playbook
-from deploy.providers import netns_machine
-from deploy.providers.netns import find_lab, lab_down, lasting_labs, netns_lab
+from deploy.providers.netns import machine as netns_machine
+from deploy.providers.netns.lab import find_lab, lab_down, lasting_labs, netns_lab
 from deploy.remote.ssh import connect
 from deploy.view import Silent
 

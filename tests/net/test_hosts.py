@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from deploy.errors import CommandFailed
-from deploy.providers.netns import Extras, addresses6, netns_lab
+from deploy.providers.netns.lab import Extras, addresses6, netns_lab
 from deploy.remote import ssh
 
 SERVE = """

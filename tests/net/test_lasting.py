@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from deploy.errors import DeployError
-from deploy.providers.netns import find_lab, lab_down, lab_up, lasting_labs, netns_lab
+from deploy.providers.netns.lab import find_lab, lab_down, lab_up, lasting_labs, netns_lab
 from deploy.remote import ssh
 
 DEPLOY = [sys.executable, "-c", "from deploy.cli import main; main()"]

@@ -15,8 +15,9 @@ import msgspec
 import psutil
 import pytest
 
-from deploy.providers import netns, netns_state
-from deploy.providers.netns import lab_down, netns_lab
+from deploy.providers.netns import lab as netns
+from deploy.providers.netns import state as netns_state
+from deploy.providers.netns.lab import lab_down, netns_lab
 from deploy.remote import ssh
 
 # Its lab may be killed at any moment: ssh gives up soon.
@@ -26,7 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent'
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from pathlib import Path
 from deploy.inventory import NetnsLab
-from deploy.providers.netns import netns_lab
+from deploy.providers.netns.lab import netns_lab
 lab = NetnsLab(file=Path("x"), lab=sys.argv[1], playbook=None, clients=2, cpu={"client-1": 0.5})
 with netns_lab(lab) as inventory:
     key, known = inventory.server.ssh.identity_file, inventory.server.ssh.known_hosts

@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from deploy.errors import DeployError, HostError
-from deploy.providers.netns import netns_lab, power_off, power_on
+from deploy.providers.netns.lab import netns_lab, power_off, power_on
 from deploy.remote import ssh
 
 SILENCE_S = 0.3
-KEEPER = "deploy.providers.netns_keeper"
+KEEPER = "deploy.providers.netns.keeper"
 
 
 def ask(host, *argv):

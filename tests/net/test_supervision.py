@@ -19,7 +19,7 @@ from deploy.errors import CampaignError, DeployError, HostError, LabError
 from deploy.inspection import lab_status
 from deploy.manifest import Manifest
 from deploy.playbook import load_playbook
-from deploy.providers.netns import netns_lab, power_off, power_on
+from deploy.providers.netns.lab import netns_lab, power_off, power_on
 from deploy.remote import transport
 from deploy.remote.ssh import connect
 from deploy.takedown import take_down

@@ -16,7 +16,7 @@ import pytest
 
 from deploy.errors import HostError
 from deploy.inventory import Host, Python, Ssh, VirtualLab
-from deploy.providers.virtual import virtual_lab
+from deploy.providers.virtual.lab import virtual_lab
 from deploy.remote import ssh
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import pytest
 
 from deploy.errors import DeployError
 from deploy.inventory import VirtualLab
-from deploy.providers import virtual
+from deploy.providers.virtual import lab as virtual
 from deploy.remote import ssh
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ CONTROLLER = """
 import json, sys
 from pathlib import Path
 from deploy.inventory import VirtualLab
-from deploy.providers.virtual import virtual_lab
+from deploy.providers.virtual.lab import virtual_lab
 from deploy.remote import ssh
 with virtual_lab(VirtualLab(file=Path("x"), lab="child", playbook=None, clients=1)) as lab:
     with ssh.connect(lab.server) as remote:
@@ -218,5 +218,5 @@ def test_start_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_controller_does_not_import_asyncssh() -> None:
     """It takes a quarter of a second, which `deploy --help` must not pay."""
-    code = "import deploy.providers.virtual, sys; sys.exit('asyncssh' in sys.modules)"
+    code = "import deploy.providers.virtual.lab, sys; sys.exit('asyncssh' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.errors import DeployError
-from deploy.providers.netns_cgroup import Hierarchy, bandwidth, find
-from deploy.providers.netns_links import BENCHMARKING, free_network, routes
-from deploy.providers.netns_mounts import Mount, parse
-from deploy.providers.netns_plan import CALLER, LabPlan, Programs, Request
-from deploy.providers.netns_root import machine_points
+from deploy.providers.netns.cgroup import Hierarchy, bandwidth, find
+from deploy.providers.netns.links import BENCHMARKING, free_network, routes
+from deploy.providers.netns.mounts import Mount, parse
+from deploy.providers.netns.plan import CALLER, LabPlan, Programs, Request
+from deploy.providers.netns.root import machine_points
 
 NETWORKS = st.builds(
     lambda address, length: ipaddress.IPv4Network((address, length), strict=False),

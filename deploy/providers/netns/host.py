@@ -1,6 +1,6 @@
 """One host in namespaces of its own, from its first process: builds its file system, runs OpenSSH's sshd, reaps.
 
-Forked by `deploy.providers.netns_supervisor` as process 1 of a new PID namespace, in the host's network namespace.
+Forked by `deploy.providers.netns.supervisor` as process 1 of a new PID namespace, in the host's network namespace.
 When it dies, by whatever cause, the kernel kills every process of the host: that is a power failure.
 """
 
@@ -19,10 +19,9 @@ from typing import IO, NoReturn
 import msgspec
 
 from deploy.errors import DeployError
-from deploy.providers import netns_calls as calls
-from deploy.providers import netns_cgroup, netns_links
-from deploy.providers.netns_plan import Failed, HostPlan, LabPlan, Up
-from deploy.providers.netns_root import Disk, enter_root
+from deploy.providers.netns import calls, cgroup, links
+from deploy.providers.netns.plan import Failed, HostPlan, LabPlan, Up
+from deploy.providers.netns.root import Disk, enter_root
 
 _KEY = Path("/etc/ssh/ssh_host_ed25519_key")
 _LOG = Path("/run/sshd.log")
@@ -73,10 +72,10 @@ def _boot(booting: Booting) -> subprocess.Popen[bytes]:
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     if host.cpu is not None:
-        netns_cgroup.enter(plan, host.name)
+        cgroup.enter(plan, host.name)
     calls.unshare(calls.NEW_MOUNTS | calls.NEW_UTS | calls.NEW_IPC)
     socket.sethostname(host.name)
-    netns_links.set_addresses(plan, "eth0", host.number)
+    links.set_addresses(plan, "eth0", host.number)
     enter_root(booting.disk, plan, host, booting.public_key)
     for capability in _NOT_HERE:
         calls.drop_capability(capability)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.providers import netns_calls as calls
-from deploy.providers import netns_mounts
+from deploy.providers.netns import calls, mounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from deploy.providers.netns_mounts import Mount
-    from deploy.providers.netns_plan import HostPlan, LabPlan
+    from deploy.providers.netns.mounts import Mount
+    from deploy.providers.netns.plan import HostPlan, LabPlan
 
 HIDDEN = ("/root", "/home", "/tmp", "/run")  # noqa: S108 - names of what hosts have for themselves
 _KERNEL = ("/proc", "/sys", "/dev")
@@ -85,7 +84,7 @@ class Disk:
 def enter_root(disk: Disk, plan: LabPlan, host: HostPlan, public_key: str) -> None:
     """Put the host's file system together and make it this process's root; the key opens all of its logins."""
     first = disk.is_new()
-    for number, point in enumerate(machine_points(netns_mounts.here())):
+    for number, point in enumerate(machine_points(mounts.here())):
         _layer(point, disk.root / point.relative_to("/"), disk.upper / str(number))
     _own_places(disk, plan, host)
     _kernel_places(disk.root)

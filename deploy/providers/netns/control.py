@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deploy.errors import DeployError
-from deploy.providers.netns_plan import Failed, Up
+from deploy.providers.netns.plan import Failed, Up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from deploy.providers.netns_plan import Order
-    from deploy.providers.netns_state import LabState
+    from deploy.providers.netns.plan import Order
+    from deploy.providers.netns.state import LabState
 
 _ANSWER_S = 30.0
 _END_S = 15.0

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deploy.errors import DeployError
-from deploy.providers import netns_mounts
+from deploy.providers.netns import mounts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
-    from deploy.providers.netns_mounts import Mount
-    from deploy.providers.netns_plan import LabPlan
+    from deploy.providers.netns.mounts import Mount
+    from deploy.providers.netns.plan import LabPlan
 
 PREFIX = "fieldlab-netns-"
 PERIOD_S = 0.02
@@ -74,7 +74,7 @@ def _controllers(root: Path) -> list[str]:
 
 def here() -> Hierarchy | None:
     """Find the hierarchy of this machine."""
-    return find(netns_mounts.here())
+    return find(mounts.here())
 
 
 def create(plan: LabPlan) -> None:

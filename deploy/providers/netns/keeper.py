@@ -1,6 +1,6 @@
 """Starts a lab of network namespaces, and clears up when it is over.
 
-Run by `deploy.providers.netns` as `python -m deploy.providers.netns_keeper`. Reads one JSON line (`Request`) from
+Run by `deploy.providers.netns.lab` as `python -m deploy.providers.netns.keeper`. Reads one JSON line (`Request`) from
 standard input, answers with one (`Report`) once every host can be reached, and ends the lab when the pipe closes, by
 whatever cause; a lasting lab does so only until it is ready.
 """
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deploy.errors import DeployError
-from deploy.providers import netns_calls as calls
-from deploy.providers import netns_state, netns_supervisor
-from deploy.providers.netns_plan import Failed, LabPlan, Reached, Ready, Request, Up
+from deploy.providers.netns import calls, supervisor
+from deploy.providers.netns import state as netns_state
+from deploy.providers.netns.plan import Failed, LabPlan, Reached, Ready, Request, Up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from deploy.providers.netns_state import LabState
+    from deploy.providers.netns.state import LabState
 
 _STDIN, _STDOUT = 0, 1
 
@@ -60,7 +60,7 @@ def _fork(state: LabState, plan: LabPlan, lock: int) -> _Supervised:
         _let_go()
         for file in (parenting, report, pids):
             os.close(file)
-        netns_supervisor.run(state, plan, netns_supervisor.Lifelines(parent, reporting, lock))
+        supervisor.run(state, plan, supervisor.Lifelines(parent, reporting, lock))
     calls.come_back(pids, calls.NEW_PIDS)
     for file in (parent, reporting, pids):
         os.close(file)

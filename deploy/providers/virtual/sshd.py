@@ -1,8 +1,8 @@
 """The hosts of one virtual lab: private SSH servers in one process that ends when its standard input does.
 
-Run by `deploy.providers.virtual` as `python -m deploy.providers.virtual_sshd`. Reads one JSON line (`{"hosts": […]}`)
-from standard input, answers with one JSON line once every host can be reached, and gives up when the pipe closes, by
-whatever cause: it kills everything that was started on its hosts and removes their homes.
+Run by `lab` as `python -m deploy.providers.virtual.sshd`. Reads one JSON line (`{"hosts": […]}`) from standard input,
+answers with one JSON line once every host can be reached, and gives up when the pipe closes, by whatever cause: it
+kills everything that was started on its hosts and removes their homes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 
 import asyncssh
 
-from deploy.providers import virtual_state
+from deploy.providers.virtual import state as virtual_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from deploy.providers.virtual_state import LabState
+    from deploy.providers.virtual.state import LabState
 
 _ADDRESS = "127.0.0.1"
 _PIECE = 64 * 1024

@@ -1,7 +1,7 @@
 """Starts the hosts of a lab in network namespaces on this machine (Linux, root), and takes them away without a trace.
 
 A lab lives as long as the command that starts it or, started by `lab_up`, until `lab_down`. Everything after this
-module is the same code path as on a real lab. This is the controller's side: `deploy.providers.netns_keeper` does it.
+module is the same code path as on a real lab. This is the controller's side: `deploy.providers.netns.keeper` does it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import msgspec
 
 from deploy.errors import TAIL_LINES, DeployError
 from deploy.inventory import Host, Inventory, Python, Ssh
-from deploy.providers import netns_state
-from deploy.providers.netns_control import give_order, kill
-from deploy.providers.netns_machine import check_machine, visible_directories
-from deploy.providers.netns_plan import MARK, SERVER_PORT, SSH_PORT, Extras, Failed, HostPlan, Order, Ready, Request
+from deploy.providers.netns import state as netns_state
+from deploy.providers.netns.control import give_order, kill
+from deploy.providers.netns.machine import check_machine, visible_directories
+from deploy.providers.netns.plan import MARK, SERVER_PORT, SSH_PORT, Extras, Failed, HostPlan, Order, Ready, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from deploy.inventory import NetnsLab
-    from deploy.providers.netns_state import LabState
+    from deploy.providers.netns.state import LabState
 
 __all__ = [
     "Extras",
@@ -45,7 +45,7 @@ __all__ = [
 _START_S = 30.0
 _END_S = 15.0
 _DEATH_S = 2.0
-_SOURCE = Path(__file__).resolve().parents[2]
+_SOURCE = Path(__file__).resolve().parents[3]
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ def _keeper(name: str, stderr: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
 def _spawn(name: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, (str(_SOURCE), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        [sys.executable, "-m", "deploy.providers.netns_keeper"],
+        [sys.executable, "-m", "deploy.providers.netns.keeper"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,

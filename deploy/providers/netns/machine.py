@@ -7,7 +7,7 @@ import shutil
 import sys
 
 from deploy.errors import DeployError
-from deploy.providers.netns_plan import Programs
+from deploy.providers.netns.plan import Programs
 
 _PACKAGES = {"ip": "iproute2", "sshd": "openssh-server", "ssh-keygen": "openssh-client"}
 _SEARCHED = f"{os.defpath}:/usr/sbin:/sbin:/usr/local/sbin"

@@ -1,6 +1,6 @@
 """Starts the hosts of a virtual lab on this machine, without root, and takes them away again without a trace.
 
-The hosts are real SSH servers in a process of their own (`deploy.providers.virtual_sshd`); everything after this
+The hosts are real SSH servers in a process of their own (`deploy.providers.virtual.sshd`); everything after this
 module is the same code path as on a real lab.
 """
 
@@ -20,7 +20,7 @@ import msgspec
 
 from deploy.errors import TAIL_LINES, DeployError
 from deploy.inventory import Host, Inventory, Python, Ssh
-from deploy.providers import virtual_state
+from deploy.providers.virtual import state as virtual_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _ADDRESS = "127.0.0.1"
 _START_S = 30.0
 _END_S = 15.0
-_SOURCE = Path(__file__).resolve().parents[2]
+_SOURCE = Path(__file__).resolve().parents[3]
 
 
 class _Reached(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ def virtual_lab(lab: VirtualLab) -> Iterator[Inventory]:
 def _sshd(stderr: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """Hold the pipe whose end, by any cause, makes the subprocess give up."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "deploy.providers.virtual_sshd"],
+        [sys.executable, "-m", "deploy.providers.virtual.sshd"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.errors import DeployError
-from deploy.providers.netns_plan import CALLER
+from deploy.providers.netns.plan import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from deploy.providers.netns_plan import HostPlan, LabPlan
+    from deploy.providers.netns.plan import HostPlan, LabPlan
 
 BENCHMARKING = ipaddress.IPv4Network("198.18.0.0/15")
 """RFC 2544: for tests of network devices; no machine on the internet has such an address."""

@@ -1,6 +1,6 @@
 """What a virtual lab leaves on this machine (a directory and marked processes), and how all of it goes away.
 
-Knows nothing of SSH. Used by `deploy.providers.virtual_sshd` only.
+Knows nothing of SSH. Used by `deploy.providers.virtual.sshd` only.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from deploy.errors import DeployError
-from deploy.providers import netns_cgroup, netns_links
-from deploy.providers.netns_plan import LabPlan, Ready
+from deploy.providers.netns import cgroup, links
+from deploy.providers.netns.plan import LabPlan, Ready
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from deploy.providers.netns_plan import Request
+    from deploy.providers.netns.plan import Request
 
 T = TypeVar("T")
 
@@ -107,8 +107,8 @@ class LabState:
         """Remove what is left of a lab whose processes are gone."""
         plan = self.plan
         if plan is not None:
-            netns_links.remove_interface(plan.request.programs.ip, plan.veth)
-            netns_cgroup.remove(plan.id)
+            links.remove_interface(plan.request.programs.ip, plan.veth)
+            cgroup.remove(plan.id)
         shutil.rmtree(self.root, ignore_errors=True)
 
 
@@ -160,7 +160,7 @@ def clear_leftovers() -> None:
             alive.append(state.root.name)
         else:
             state.destroy()
-    netns_cgroup.remove_all_but(alive)
+    cgroup.remove_all_but(alive)
 
 
 def create(request: Request) -> tuple[LabState, LabPlan, int]:
@@ -177,7 +177,7 @@ def create(request: Request) -> tuple[LabState, LabPlan, int]:
         _write(state.root / _PLAN, plan)
         state.machine_room.mkdir()
         _make_key(state, request)
-        netns_cgroup.create(plan)
+        cgroup.create(plan)
     except BaseException:
         state.destroy()
         os.close(lock)
@@ -190,12 +190,12 @@ def _plan(state: LabState, request: Request) -> LabPlan:
     others = [plan for plan in plans if plan is not None]
     if request.lasting and any(plan.request.lasting and plan.request.lab == request.lab for plan in others):
         raise DeployError(f"lab {request.lab} is up already; end it with: deploy lab down")
-    taken = [*netns_links.routes_here(request.programs.ip), *(IPv4Network(plan.network) for plan in others)]
+    taken = [*links.routes_here(request.programs.ip), *(IPv4Network(plan.network) for plan in others)]
     return LabPlan(
         id=state.root.name,
         request=request,
-        network=str(netns_links.free_network(taken)),
-        network6=netns_links.free_network6(),
+        network=str(links.free_network(taken)),
+        network6=links.free_network6(),
         started=time.time(),
     )
 

@@ -1,6 +1,6 @@
 """Holds a lab of network namespaces: everything in it lives as long as this one process, and no longer.
 
-Forked by `deploy.providers.netns_keeper` as process 1 of a new PID namespace, so that the kernel kills every process of
+Forked by `deploy.providers.netns.keeper` as process 1 of a new PID namespace, so that the kernel kills every process of
 every host when it dies by whatever cause; the namespaces, mounts and interfaces go with them: nothing else holds them.
 Takes orders (`Order`) through a socket: switching a host off is its power failure, switching it on its boot.
 """
@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from deploy.errors import DeployError
-from deploy.providers import netns_calls as calls
-from deploy.providers import netns_host, netns_links
-from deploy.providers.netns_plan import CALLER, Failed, Order, Up
-from deploy.providers.netns_root import Disk
+from deploy.providers.netns import calls, links
+from deploy.providers.netns import host as netns_host
+from deploy.providers.netns.plan import CALLER, Failed, Order, Up
+from deploy.providers.netns.root import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deploy.providers.netns_plan import Answer, HostPlan, LabPlan
-    from deploy.providers.netns_state import LabState
+    from deploy.providers.netns.plan import Answer, HostPlan, LabPlan
+    from deploy.providers.netns.state import LabState
 
 _NETWORK, _PIDS = "/proc/self/ns/net", "/proc/self/ns/pid"
 _STDERR = 2
@@ -72,10 +72,10 @@ class Supervisor:
     def start(self) -> dict[str, str]:
         """Make the network and switch all hosts on; returns the keys of their SSH servers."""
         calls.mount("tmpfs", self._room, "mode=755")
-        netns_links.quiet()
-        netns_links.build_bridge(self._plan, self._caller)
+        links.quiet()
+        links.build_bridge(self._plan, self._caller)
         with calls.inside(self._caller, self._network, calls.NEW_NET):
-            netns_links.set_addresses(self._plan, self._plan.veth, CALLER)
+            links.set_addresses(self._plan, self._plan.veth, CALLER)
         for host in self._plan.request.hosts:
             self._disk(host).format(host)
         return self._switch_on(self._plan.request.hosts)
@@ -111,14 +111,14 @@ class Supervisor:
             raise DeployError(f"{order.host} is {'on' if order.power else 'off'} already")
         if order.power:
             return self._switch_on([known[order.host]])
-        netns_links.cut(self._plan, known[order.host])
+        links.cut(self._plan, known[order.host])
         self._forget(self._on[order.host])
         return {}
 
     def _switch_on(self, hosts: Sequence[HostPlan]) -> dict[str, str]:
         namespaces = {host.number: self._new_network() for host in hosts}
         try:
-            netns_links.plug_in(self._plan, namespaces)
+            links.plug_in(self._plan, namespaces)
             for host in hosts:
                 self._on[host.name] = self._boot(host, namespaces[host.number])
         finally:
@@ -129,7 +129,7 @@ class Supervisor:
     def _new_network(self) -> int:
         calls.unshare(calls.NEW_NET)
         try:
-            netns_links.at_once()
+            links.at_once()
             return os.open(_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
         finally:
             calls.come_back(self._network, calls.NEW_NET)
@@ -158,7 +158,7 @@ class Supervisor:
         for file in (process.pidfd, process.report):
             os.close(file)
         del self._on[process.host.name]
-        netns_links.unplug(self._plan, process.host)
+        links.unplug(self._plan, process.host)
 
 
 def run(state: LabState, plan: LabPlan, lifelines: Lifelines) -> NoReturn:
