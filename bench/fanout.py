@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fanout_hosts
+from fanout_figures import Figures, Results, markdown, medians, met, spread, turns
 from fanout_peers import BENCH, Ansible, OpenSsh, Ours, Peer, Pyinfra, Run
 from processes import REPOSITORY, TIMEOUT_S, BenchmarkFailed, exit_status
 
@@ -55,19 +56,6 @@ SCENARIOS = (
     Scenario("pull 5 x 2 MB", "pull", "nothing", {TAR: 0.6}),
     Scenario("whole job", "job", "nothing", {TAR: 0.6, ANSIBLE: 1 / 15}),
 )
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What one run took: seconds on the clock, controller's CPU seconds, MB of its largest process."""
-
-    wall_s: float
-    cpu_s: float
-    peak_mb: float
-
-
-Results = dict[tuple[str, str], list[Figures]]
-"""By scenario and peer, one entry for each turn."""
 
 
 def main() -> int:
@@ -143,11 +131,15 @@ def timed(command: Sequence[str], run: Run) -> Figures:
     result = run.lab.place / "result.json"
     log = run.lab.place / "log"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with log.open("wb") as file:
-        argv = [sys.executable, "-I", "-S", str(BENCH / "measure.py"), str(result), *command]
-        done = subprocess.run(argv, stdout=file, stderr=file, env=environment, timeout=TIMEOUT_S, check=False)
-    if done.returncode != 0:
-        raise BenchmarkFailed(f"exit status {done.returncode} from: {' '.join(command)[:300]}\n{_tail(log)}")
+    argv = [sys.executable, "-I", "-S", str(BENCH / "measure.py"), str(result), *command]
+    with log.open("wb") as file, subprocess.Popen(argv, stdout=file, stderr=file, env=environment) as process:
+        try:
+            status = process.wait(TIMEOUT_S)
+        except BaseException:
+            process.terminate()  # it then ends what it has started, and is waited for
+            raise
+    if status != 0:
+        raise BenchmarkFailed(f"exit status {status} from: {' '.join(command)[:300]}\n{_tail(log)}")
     told = json.loads(result.read_text())
     return Figures(told["wall_s"], told["cpu_s"], told["peak_mb"])
 
@@ -205,7 +197,7 @@ def table(results: Results, peers: Sequence[Peer]) -> str:
     rows = [["wall s / CPU s / MB, medians", *(peer.name for peer in peers)]]
     for scenario in SCENARIOS:
         cells = (results[scenario.name, peer.name] for peer in peers)
-        rows.append([scenario.name, *(_medians(found) for found in cells)])
+        rows.append([scenario.name, *(medians(found) for found in cells)])
     return markdown(rows)
 
 
@@ -213,7 +205,7 @@ def ratios(results: Results, peers: Sequence[Peer]) -> str:
     """Show how long this toolkit takes beside each peer, within a turn."""
     rows = [["wall, ours to theirs", *(peer.name for peer in peers[1:])]]
     rows += [
-        [scenario.name, *(_spread(_turns(results, scenario.name, peer.name)) for peer in peers[1:])]
+        [scenario.name, *(spread(turns(results, scenario.name, peer.name)) for peer in peers[1:])]
         for scenario in SCENARIOS
     ]
     return markdown(rows)
@@ -225,15 +217,15 @@ def bars(results: Results, hosts: int) -> str:
     for scenario in SCENARIOS:
         for peer, most in scenario.bars.items():
             if (scenario.name, peer) in results:
-                found = statistics.median(_turns(results, scenario.name, peer))
-                rows.append([f"{scenario.name}, to {peer}", f"≤ {most:.3g}", f"{found:.3g}", _met(found, most)])
+                found = statistics.median(turns(results, scenario.name, peer))
+                rows.append([f"{scenario.name}, to {peer}", f"≤ {most:.3g}", f"{found:.3g}", met(found, most)])
     looks = results["connect, look", "ours"]
     cpu_ms = statistics.median(one.cpu_s for one in looks) / hosts * 1e3
     rows.append(
-        ["connect, look: CPU a host", f"≤ {CPU_MS_PER_HOST:g} ms", f"{cpu_ms:.1f} ms", _met(cpu_ms, CPU_MS_PER_HOST)]
+        ["connect, look: CPU a host", f"≤ {CPU_MS_PER_HOST:g} ms", f"{cpu_ms:.1f} ms", met(cpu_ms, CPU_MS_PER_HOST)]
     )
     peak = max(one.peak_mb for (_, peer), found in results.items() if peer == "ours" for one in found)
-    rows.append([f"peak memory at {hosts} hosts", f"< {PEAK_MB:g} MB", f"{peak:.0f} MB", _met(peak, PEAK_MB)])
+    rows.append([f"peak memory at {hosts} hosts", f"< {PEAK_MB:g} MB", f"{peak:.0f} MB", met(peak, PEAK_MB)])
     return markdown(rows)
 
 
@@ -260,33 +252,6 @@ def seconds(lab: Lab, peer: Ours, step: str) -> float:
     run = Run(lab, lab.tree, _empty(lab.place / "o"))
     found = timed(peer.command(step, run), run)
     return found.wall_s if step != "up" else float((lab.place / "log").read_text().splitlines()[-1])
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; all columns but the first hold numbers."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, "|---" + "|---:" * (len(rows[0]) - 1) + "|")
-    return "\n".join(lines) + "\n"
-
-
-def _medians(found: Sequence[Figures]) -> str:
-    wall, cpu, peak = (
-        statistics.median(getattr(one, name) for one in found) for name in ("wall_s", "cpu_s", "peak_mb")
-    )
-    return f"{wall:.2f} / {cpu:.2f} / {peak:.0f}"
-
-
-def _turns(results: Results, scenario: str, peer: str) -> list[float]:
-    pairs = zip(results[scenario, "ours"], results[scenario, peer], strict=False)
-    return [ours.wall_s / theirs.wall_s for ours, theirs in pairs]
-
-
-def _spread(found: Sequence[float]) -> str:
-    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
-
-
-def _met(found: float, most: float) -> str:
-    return "met" if found <= most else "**not met**"
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -87,6 +87,8 @@ def hosts(count: int) -> Iterator[Lab]:
             server.terminate()
         for server in servers:
             server.wait()
+        for left in place.glob("*/*/pid"):  # of a job that was interrupted
+            _end(int(left.read_text() or 0))
         shutil.rmtree(place)
 
 
@@ -108,11 +110,20 @@ def far_away(lab: Lab, rtt_ms: float) -> Iterator[Lab]:
 def end_started(station: Station, peer: str) -> None:
     """End the detached process that a job has started; raises BenchmarkFailed if it does not run."""
     file = Path(station.directory, peer, "pid")
-    pid = int(file.read_text())
-    if b"sleep\x00600" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+    if not _end(int(file.read_text())):
         raise BenchmarkFailed(f"{station.name}: {peer}: the process that was started does not run")
-    os.kill(pid, signal.SIGKILL)
     file.unlink()
+
+
+def _end(pid: int) -> bool:
+    """End a process that a job has started; False if it does not run."""
+    try:
+        started = Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\x00600")
+    except FileNotFoundError:
+        return False
+    if started:
+        os.kill(pid, signal.SIGKILL)
+    return started
 
 
 def _ports(count: int) -> list[int]:

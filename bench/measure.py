@@ -4,6 +4,7 @@
 
 CPU counts the command and all that it started, also what it left behind (OpenSSH's shared connections): this process
 adopts, ends and counts it. The wall time ends when the command does. Peak memory is that of the largest process.
+SIGTERM ends it all.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def main() -> int:
     result, *command = sys.argv[1:]
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     started = time.perf_counter()
-    first = os.posix_spawnp(command[0], command, os.environ)
+    first = os.posix_spawnp(command[0], command, os.environ, setpgroup=0)
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: _end(first))
     statuses: dict[int, int] = {}
     cpu_s, peak_kb, wall_s = 0.0, 0, 0.0
     deadline = float("inf")
@@ -49,6 +51,11 @@ def main() -> int:
         json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, "peak_mb": peak_kb / 1024, "status": statuses[first]})
     )
     return statuses[first]
+
+
+def _end(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGTERM)
 
 
 def _children() -> list[int]:
