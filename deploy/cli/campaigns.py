@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 from deploy.cli.frame import InventoryFile, PlaybookFile, RealInventory, RunsDirectory, app, errors, logging_in
-from deploy.cli.labs import any_lab, entered, inputs, real_lab, standing, why_gone
+from deploy.cli.labs import any_lab, entered, inputs, real_lab, standing, staying, why_gone
 from deploy.cli.recording import recording
-from deploy.errors import InputError, together
+from deploy.errors import together
 
 if TYPE_CHECKING:
     from deploy.cli.labs import AnyLab
@@ -142,12 +142,11 @@ def _up(lab: AnyLab, wishes: Wishes) -> None:
     """Run, and report on whatever was measured, whether the run ended well or not."""
     from deploy.campaign import Request, up  # noqa: PLC0415 - keeps --help fast
 
-    if wishes.detach and standing(lab) is None:
-        raise InputError(lab.file, f"--detach needs hosts that stay: {why_gone(lab)}", key="provider")
+    hosts = entered(staying(lab) if wishes.detach else lab)
 
     def work(view: Progress, connect: Connector) -> None:
         request = Request(
-            entered(lab),
+            hosts,
             wishes.playbook,
             wishes.runs,
             connect,

@@ -38,7 +38,11 @@ def any_lab(inventory: Path | None) -> AnyLab:
 
 def real_lab(inventory: Path) -> Inventory:
     """Return a lab whose hosts outlive the command; raises InputError for a virtual one, or one that is not up."""
-    lab = any_lab(inventory)
+    return staying(any_lab(inventory))
+
+
+def staying(lab: AnyLab) -> Inventory:
+    """Return the hosts of a lab that are there without this command; raises InputError if there are none."""
     hosts = standing(lab)
     if hosts is None:
         raise InputError(lab.file, why_gone(lab), key="provider")
