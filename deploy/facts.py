@@ -103,9 +103,9 @@ def look_at_ours(host: Host, remote: Remote) -> Facts:
 
 def ask(host: Host, remote: Remote, script: str, words: Sequence[str] = ("",)) -> str:
     """Run a look's script by the host's Python, or what stands for it where there is none, and return its answer."""
-    argv = ["sh", "-c", hostside.source("look.sh"), "look", host.python.path, host.workdir, *words]
+    argv = ["sh", "-c", hostside.source("look.sh"), "look", script, host.python.path, host.workdir, *words]
     try:
-        return remote.read(argv, step=STEP, stdin=script.encode())
+        return remote.read(argv, step=STEP)
     except CommandFailed as error:
         last = error.output.strip().splitlines()[-1:] or ["it said nothing"]
         raise HostError(host.name, STEP, f"{last[0]} (exit status {error.status})") from error

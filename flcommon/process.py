@@ -14,8 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import msgspec
 
@@ -24,6 +23,7 @@ from flcommon.identity import lives, start_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 JOB_FILE = "job.json"
 EVENTS_FILE = "events.jsonl"
@@ -40,6 +40,7 @@ PYTHON = (sys.executable, "-P")
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(256 << 20)}
 """Keeps glibc from giving memory back after each message and faulting it in again (docs/decisions/0007)."""
 _LOOK_S = 0.01
+_MOST_DESCRIPTORS = 1024
 
 T = TypeVar("T")
 
@@ -115,22 +116,45 @@ def start(directory: Path, module: str, order: Order) -> None:
 
 
 def _start_supervisor(directory: Path, module: str) -> None:
-    argv = [*PYTHON, "-m", "flcommon.process", str(directory), module]
-    pipe = subprocess.PIPE
-    supervisor = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True)
-    # The supervisor closes its standard output once the process is started and written down.
-    told = supervisor.stdout.read() if supervisor.stdout else b""
-    if told != STARTED:
-        complaint = supervisor.communicate()[1].decode(errors="replace")
-        raise SystemExit(complaint or "the supervisor did not start")
-    supervisor.returncode = 0  # it goes on without us: nobody waits for it, and Popen need not warn of that
-    for ours in (supervisor.stdout, supervisor.stderr):
-        if ours:
-            ours.close()
+    """Fork the process that outlives this one, and return once its own child runs and is written down.
+
+    A fork and no new interpreter: that would cost a Raspberry Pi a quarter of a second, and 50 hosts on one machine
+    a second. This process has a single thread.
+    """
+    told, telling = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become_supervisor(directory, module, telling)
+    os.close(telling)
+    os.waitpid(pid, 0)  # it has forked again: the supervisor is nobody's child
+    with os.fdopen(told, "rb") as pipe:
+        said = pipe.read()
+    if said != STARTED:
+        raise SystemExit(said.decode(errors="replace") or "the supervisor did not start")
 
 
-def supervise(directory: Path, module: str) -> None:
-    """Run the module, and write down who it is and how it ended. The body of the detached supervisor."""
+def _become_supervisor(directory: Path, module: str, telling: int) -> NoReturn:
+    """Be a daemon (daemon(7)): a session of its own, and no tie to the caller's SSH channel, locks or terminal."""
+    status = 1
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            null = os.open(os.devnull, os.O_RDWR)
+            for standard in (0, 1, 2):
+                os.dup2(null, standard)
+            os.closerange(3, telling)
+            os.closerange(telling + 1, _MOST_DESCRIPTORS)
+            _supervise(directory, module, telling)
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - nothing of the caller's may run in this process
+        with suppress(OSError):
+            os.write(telling, f"{type(error).__name__}: {error}".encode(errors="backslashreplace"))
+    finally:
+        os._exit(status)
+
+
+def _supervise(directory: Path, module: str, telling: int) -> None:
+    """Run the module, and write down who it is and how it ended."""
     with (directory / STDOUT_FILE).open("wb") as out, (directory / STDERR_FILE).open("wb") as err:
         process = subprocess.Popen(
             [*PYTHON, "-m", module, str(directory / JOB_FILE)],
@@ -141,7 +165,8 @@ def supervise(directory: Path, module: str) -> None:
             process_group=0,
         )
         _write(directory / PROCESS_FILE, identify(process.pid))
-        _let_go()
+        os.write(telling, STARTED)
+        os.close(telling)
         status = process.wait()
     _write(directory / EXIT_FILE, Exit(status))
 
@@ -179,14 +204,6 @@ def _gone_within(who: Identity, patience_s: float) -> bool:
     return True
 
 
-def _let_go() -> None:
-    """Tell `start` that the process runs, and cut every tie to the caller's SSH channel."""
-    os.write(1, STARTED)
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (1, 2):
-        os.dup2(null, descriptor)
-
-
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
         return decoded(msgspec.json.Decoder(kind).decode, path.read_bytes())
@@ -199,7 +216,3 @@ def _write(path: Path, value: msgspec.Struct) -> None:
     draft = path.with_suffix(".tmp")
     draft.write_bytes(msgspec.json.encode(value))
     draft.replace(path)
-
-
-if __name__ == "__main__":
-    supervise(Path(sys.argv[1]), sys.argv[2])

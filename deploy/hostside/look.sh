@@ -1,24 +1,26 @@
-# Runs on a host, in any POSIX shell: finds a Python for the script on standard input, or looks without one.
+# Runs on a host, in any POSIX shell: finds a Python for a script, or looks without one.
 #
-# Arguments: the interpreter or virtual environment and the work directory, both as the inventory has them; the rest is
-# the script's. Prints the same JSON object as `look.py`, which the first Python of these that is 3.7 or later runs: the
-# inventory's, then those of the environments that were prepared below the work directory. Changes nothing.
+# Arguments: the script's text (on standard input it would cost a round trip more), the interpreter or virtual
+# environment and the work directory, both as the inventory has them; the rest is the script's. Prints the same JSON
+# object as `look.py`, which the first Python of these that is 3.7 or later runs: the inventory's, then those of the
+# environments that were prepared below the work directory. Changes nothing.
 
-path=$1
-workdir=$2
-shift 2
+script=$1
+path=$2
+workdir=$3
+shift 3
 case $path in '~/'*) path=$HOME/${path#'~/'} ;; esac
 case $workdir in '~/'*) workdir=$HOME/${workdir#'~/'} ;; esac
 if [ -d "$path" ]; then path=$path/bin/python; fi
 
-# Asked before anything is read from standard input: an old Python leaves the script to the next one. The first entry of
-# sys.path is the current directory, the user's home: files in there are not our modules.
+# An old Python leaves the script to the next one. The first entry of sys.path is the current directory, the user's
+# home: files in there are not our modules.
 ENTER='import sys
 if sys.version_info < (3, 7):
     sys.stderr.write("%d.%d.%d" % sys.version_info[:3])
     sys.exit(77)
 sys.path = [entry for entry in sys.path if entry]
-exec(sys.stdin.buffer.read())'
+exec(sys.argv.pop(1))'
 NEWLINE='
 '
 python='' version='' trouble="there is no Python at $path"
@@ -27,7 +29,7 @@ for candidate in "$path" "$workdir"/env/*/bin/python; do
   if [ "$candidate" != "$path" ] && [ ! -e "${candidate%/bin/python}/.complete" ]; then continue; fi
   command -v "$candidate" >/dev/null 2>&1 || continue
   if [ "$candidate" = "$path" ]; then trouble=''; fi
-  { said=$("$candidate" -c "$ENTER" "$trouble" "$workdir" "$@" 2>&1 >&3 3>&-); status=$?; } 3>&1
+  { said=$("$candidate" -c "$ENTER" "$script" "$trouble" "$workdir" "$@" 2>&1 >&3 3>&-); status=$?; } 3>&1
   if [ "$status" = 0 ]; then exit 0; fi
   [ "$candidate" = "$path" ] || continue
   if [ "$status" = 77 ]; then

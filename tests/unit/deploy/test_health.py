@@ -67,12 +67,13 @@ class Machine:
 
     def look(self, address: str = SERVER, **env: str) -> tuple[Facts, Health]:
         """Look with the whole script, as on a host; tools of this machine that are not made anew stay."""
-        argv = ["sh", "-c", hostside.source("look.sh"), "look", sys.executable, "~/.fieldlab", str(self.place), address]
         text = hostside.program("health", "flcommon.identity", "deploy.hostside.look")
+        words = (text, sys.executable, "~/.fieldlab", str(self.place), address)
+        argv = ["sh", "-c", hostside.source("look.sh"), "look", *words]
         path = f"{self.place}/bin:{os.defpath}"
         done = subprocess.run(
             argv,
-            input=text,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=True,
