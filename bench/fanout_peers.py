@@ -17,7 +17,9 @@ import msgspec
 from fanout_ours import START, Plan
 from processes import REPOSITORY
 
+from deploy import hostside
 from deploy.bundle import make_bundle
+from deploy.facts import IDENTITY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from fanout_hosts import Lab
 
 BENCH = REPOSITORY / "bench"
-LOOK = REPOSITORY / "deploy" / "hostside" / "look.py"
 PYTHON = shutil.which("python3", path=os.defpath) or sys.executable
 """The hosts' Python: the system's, whose start is not slowed by what a virtual environment holds."""
 
@@ -106,7 +107,7 @@ class OpenSsh:
             "TUNED": "yes" if self._tuned else "no",
             "TREE": run.tree,
             "OUT": run.out,
-            "LOOK": LOOK,
+            "LOOK": look_script(run),
             "PYTHON": PYTHON,
             "LOGS": " ".join(run.lab.logs),
         }
@@ -151,7 +152,7 @@ class Ansible:
 
     def _tasks(self, step: str, run: Run) -> list[dict[str, object]]:
         place = "{{ directory }}/ansible"
-        look = {"argv": [PYTHON, "-", place], "stdin": f"{{{{ lookup('file', '{LOOK}') }}}}"}
+        look = {"argv": [PYTHON, "-", "", place, ""], "stdin": f"{{{{ lookup('file', '{look_script(run)}') }}}}"}
         fetch = {
             "src": "{{ directory }}/logs/{{ item }}",
             "dest": f"{run.out}/{{{{ inventory_hostname }}}}/",
@@ -211,7 +212,7 @@ class Pyinfra:
         known = (step, archived, str(run.out), list(run.lab.logs), PYTHON, START)
         (run.out / "inventory.py").write_text(f"hosts = {machines!r}\n")
         (run.out / "operations.py").write_text(f"STEP, ARCHIVE, OUT, LOGS, PYTHON, START = {known!r}\n{PYINFRA}")
-        (run.out / "look.py").write_text(LOOK.read_text())
+        look_script(run)
         words = [str(self._program), "-y", "--parallel", str(len(machines)), "inventory.py", "operations.py"]
         return ["env", "-C", str(run.out), *words]
 
@@ -229,7 +230,7 @@ from pyinfra.operations import files, server
 
 place, name = f"{host.data.directory}/pyinfra", host.name
 if STEP in ("look", "push", "job"):
-    server.shell(commands=[shlex.join([PYTHON, "-c", Path("look.py").read_text(), place])])
+    server.shell(commands=[shlex.join([PYTHON, "-c", Path("look.py").read_text(), "", place, ""])])
 if STEP in ("push", "job"):
     files.put(src=ARCHIVE, dest=f"{place}/tree.tar.gz")
     server.shell(commands=[f"mkdir -p {place}/tree && tar -xzf {place}/tree.tar.gz -C {place}/tree"])
@@ -239,6 +240,13 @@ if STEP in ("pull", "job"):
     for log in LOGS:
         files.get(src=f"{host.data.directory}/logs/{log}", dest=f"{OUT}/{name}/{log}", create_local_dir=True)
 """
+
+
+def look_script(run: Run) -> Path:
+    """Return the script of this toolkit's look; it takes what is wrong with Python, the work directory, a root."""
+    path = run.out / "look.py"
+    path.write_text(hostside.program("look", IDENTITY))
+    return path
 
 
 def archive(run: Run) -> Path:

@@ -21,7 +21,7 @@ fi
 remote() { ssh $options -p "$port" 127.0.0.1 "$@"; }
 first() { ssh $options $share -p "$port" 127.0.0.1 "$@"; }
 
-look() { "$1" "$PYTHON - $directory/$transfer" <"$LOOK" >"$OUT/$name.look"; }
+look() { "$1" "$PYTHON - '' $directory/$transfer ''" <"$LOOK" >"$OUT/$name.look"; }
 push() {
     if [ "$transfer" = tar ]; then
         remote "mkdir -p $directory/tar/tree && tar -xf - -C $directory/tar/tree" <"$OUT/tree.tar"

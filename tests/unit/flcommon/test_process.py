@@ -18,7 +18,7 @@ import pytest
 
 from flcommon import commands, identity, process
 from flcommon.following import watch
-from flcommon.process import Exit, Identity, Order
+from flcommon.process import Exit, Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,9 +88,17 @@ def job(place: Path, status: int = 0, *, deaf: bool = False, helper: bool = Fals
     return json.dumps({"gate": str(gate(place)), "status": status, "deaf": deaf, "helper": helper}).encode()
 
 
+def begin(place: Path, what: bytes, module: str = MODULE, cli: list[str] = CLI) -> None:
+    """Start a module on a job, as a host does: in a process of its own, for it forks. Raises SystemExit."""
+    argv = [*cli, "start", str(place), module]
+    done = subprocess.run(argv, input=b'{"job":%b}' % what, capture_output=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr.decode())
+
+
 def start(place: Path, what: bytes) -> dict:
     """Start the worker and wait until it says that it is ready; return what it said."""
-    process.start(place, MODULE, Order(msgspec.Raw(what)))
+    begin(place, what)
     return ready(place)
 
 
@@ -163,7 +171,7 @@ def test_a_signal_is_a_negative_status(place: Path) -> None:
 
 def test_a_module_that_is_not_there_ends_at_once(place: Path) -> None:
     """The process has run and failed: status 1, and Python's reason in the stderr file."""
-    process.start(place, "no_such_module", Order(msgspec.Raw(b"{}")))
+    begin(place, b"{}", "no_such_module")
     assert wait_ended(place) == Exit(1)
     assert "no_such_module" in (place / "stderr").read_text()
 
@@ -171,8 +179,8 @@ def test_a_module_that_is_not_there_ends_at_once(place: Path) -> None:
 def test_start_never_overwrites_an_earlier_one(place: Path) -> None:
     """A campaign's directory is used once."""
     start(place, job(place))
-    with pytest.raises(FileExistsError):
-        process.start(place, MODULE, Order(msgspec.Raw(b"other")))
+    with pytest.raises(SystemExit, match=f"{place}: File exists"):
+        begin(place, b"{}")
     assert (place / "job.json").read_bytes() == job(place)
     release(place)
     assert wait_ended(place) == Exit(0)
@@ -180,8 +188,10 @@ def test_start_never_overwrites_an_earlier_one(place: Path) -> None:
 
 def test_a_start_that_fails_says_why(place: Path) -> None:
     """When the supervisor cannot start the process, its last words are the error."""
-    with pytest.raises(SystemExit, match="ValueError: embedded null byte"):
-        process.start(place, "no\0module", Order(msgspec.Raw(job(place))))
+    gone = "import sys, flcommon.process as p; p.PYTHON = ('/no/such/python',)"
+    cli = [sys.executable, "-c", f"{gone}; from flcommon.commands import main; sys.exit(main(sys.argv[1:]))"]
+    with pytest.raises(SystemExit, match=r"FileNotFoundError: .*'/no/such/python'"):
+        begin(place, job(place), cli=cli)
     assert process.running(place.parents[1]) == []
 
 
@@ -222,7 +232,7 @@ def test_a_second_campaign_is_refused(place: Path) -> None:
     start(place, job(place))
     other = place.parents[1] / "c2" / "host"
     with pytest.raises(SystemExit, match=f"a campaign runs there already \\({place}\\)"):
-        process.start(other, MODULE, Order(msgspec.Raw(b"{}")))
+        begin(other, b"{}")
     assert not other.parent.exists()
     process.stop(place)
     assert wait_ended(place) == Exit(-signal.SIGTERM)
@@ -282,8 +292,8 @@ def test_stop_twice_is_once(place: Path) -> None:
 def test_what_was_stopped_before_it_started_never_starts(place: Path) -> None:
     """An interrupt may come while the order to start is still under way."""
     assert process.stop(place) is False
-    with pytest.raises(FileExistsError):
-        process.start(place, MODULE, Order(msgspec.Raw(b"{}")))
+    with pytest.raises(SystemExit, match=f"{place}: File exists"):
+        begin(place, b"{}")
     with pytest.raises(SystemExit, match="nothing was started there"):
         next(watch(place, []))
 
