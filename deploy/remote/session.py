@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Largest piece that leaves as one SSH packet: paramiko 5.1 keeps 64 bytes of the usual 32 KiB for its header.
 _PIECE = 32 * 1024 - 64
+# As much as may have arrived: paramiko moves what is left in its buffer for every piece that is taken off its front.
+_ALL = 1 << 20
 _TAIL_BYTES = 8 * 1024
 # So little fits the window that every SSH server opens with: sending it never waits for the command to read.
 _FITS_BYTES = 16 * 1024
@@ -109,7 +111,7 @@ class _Tail:
 
     def add(self, data: bytes) -> None:
         """Take the next piece."""
-        self.last = (self.last + data)[-_TAIL_BYTES:]
+        self.last = data[-_TAIL_BYTES:] if len(data) >= _TAIL_BYTES else (self.last + data)[-_TAIL_BYTES:]
 
 
 class Session:
@@ -208,7 +210,7 @@ class Session:
         if not self._channel.recv_ready():
             return b""
         try:
-            data = self._channel.recv(_PIECE)
+            data = self._channel.recv(_ALL)
         except self._foreign as error:
             raise Broken from error
         self._last_byte = time.monotonic()
@@ -218,7 +220,7 @@ class Session:
         if not self._channel.recv_stderr_ready():
             return False
         try:
-            self._shell_stderr(self._channel.recv_stderr(_PIECE))
+            self._shell_stderr(self._channel.recv_stderr(_ALL))
         except self._foreign as error:
             raise Broken from error
         self._last_byte = time.monotonic()

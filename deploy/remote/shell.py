@@ -16,7 +16,7 @@ MOST_NOISE = 1 << 20
 """A profile may print a megabyte; what prints more is no profile."""
 
 # The halves are joined only by the host: a shell that echoes its command line (set -v) does not print the marker.
-_START = 'printf %s%s "$1" "$2" >&2; printf %s%s "$1" "$2"; shift 2; exec "$@"'
+_MARK = 'printf %s%s "$1" "$2" >&2; printf %s%s "$1" "$2"; shift 2\n'
 # Not "=", which zsh takes for a command's path at the start of a word, nor "%", which fish takes for a process.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@+,-]+")
 # Of the two characters that fish reads differently in '…' than a POSIX shell does.
@@ -35,10 +35,18 @@ def quote(word: str) -> str:
 
 
 def command_line(argv: Sequence[str], marker: bytes) -> bytes:
-    """Return what to ask sshd for: print the marker to both outputs, then become the command."""
+    """Return what to ask sshd for: print the marker to both outputs, then become the command.
+
+    A script for `sh -c` is run by the shell that prints the marker: one program less to start.
+    """
     half = len(marker) // 2
-    words = ["/bin/sh", "-c", _START, "sh", marker[:half].decode(), marker[half:].decode(), *argv]
-    return ("exec " + " ".join(quote(word) for word in words)).encode("utf-8", "surrogateescape")
+    halves = (marker[:half].decode(), marker[half:].decode())
+    match tuple(argv):
+        case ("sh", "-c", script, name, *words):
+            started = ["/bin/sh", "-c", _MARK + script, name, *halves, *words]
+        case words:
+            started = ["/bin/sh", "-c", _MARK + 'exec "$@"', "sh", *halves, *words]
+    return ("exec " + " ".join(quote(word) for word in started)).encode("utf-8", "surrogateescape")
 
 
 def new_marker() -> bytes:
