@@ -14,13 +14,11 @@ from deploy.bundle import make_bundle, push
 from deploy.facts import Facts, look
 from deploy.inventory import Host, Python, Ssh
 from deploy.pull import Wanted, pull
-from deploy.remote.fanout import connect_all, fan_out
+from deploy.remote.fanout import NARROW, connect_all, fan_out
 from deploy.remote.protocol import Remote
 from deploy.remote.ssh import connect
 
 Remotes = dict[str, Remote]
-NARROW = 8
-"""Threads for bulk transfer, as in a campaign."""
 START = 'mkdir -p "$1"; setsid sleep 600 </dev/null >/dev/null 2>&1 & echo $! >"$1/pid"'
 
 

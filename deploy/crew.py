@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from deploy.bundle import make_bundle, push
 from deploy.environment.prepare import prepare_python
-from deploy.errors import DeployError, HostError, LabError, together
+from deploy.errors import DeployError, HostError, InputError, LabError, together
 from deploy.facts import Facts, findings, look
-from deploy.remote.fanout import WIDE, connect_each, try_out
+from deploy.remote.fanout import NARROW, WIDE, connect_each, try_out
 from deploy.worker import stop
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from deploy.view import View
 
 R = TypeVar("R")
-
-NARROW = 8
-"""Threads for bulk transfer, which is work for the CPU (see deploy.remote.fanout)."""
 
 
 @dataclass
@@ -107,7 +104,7 @@ class Crew:
             say = functools.partial(self.view.host, host.name)
             return prepare_python(host, remote, self.facts[host.name], kit, say)
 
-        self.facts.update(self.each(prepared, width=NARROW))
+        self.facts.update(self.each(prepared))
 
     def push_code(self) -> Bundle:
         """Push the code of this installation where it is missing."""
@@ -137,6 +134,9 @@ def assembled(
     inventory: Inventory, connect: Callable[[Host], Remote], view: View, min_clients: int | None = None
 ) -> Iterator[Crew]:
     """Connect to all hosts for the length of a with-block; raises DeployError if too few can be reached."""
+    if min_clients is not None and min_clients > len(inventory.clients):
+        few = f"--min-clients {min_clients} asks for more clients than the {len(inventory.clients)} of this lab"
+        raise InputError(inventory.file, few)
     with connect_each(inventory.hosts, connect) as outcome:
         crew = Crew(inventory, outcome.results, min_clients, view)
         crew.leave_out(outcome.failures)

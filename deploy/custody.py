@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.errors import CampaignError, DeployError
-from deploy.remote.fanout import fan_out
+from deploy.errors import CampaignError, DeployError, together
+from deploy.remote.fanout import NARROW, fan_out, try_out
 from deploy.worker import Worker
 from flcommon.process import STDERR_FILE
 
@@ -100,6 +100,17 @@ def pull_quietly(campaign: Campaign, run: RunDirectory, view: View) -> Callable[
     return pull
 
 
+def _pull_all(campaign: Campaign, run: RunDirectory, view: View) -> None:
+    """Pull all that the campaign's hosts have; a host that fails is noted."""
+    pulled = try_out(campaign.workers, lambda worker: worker.pull(run.raw(worker.host)), width=NARROW)
+    if pulled.failures:
+        view.note(str(together(pulled.failures)))
+    for host, files in pulled.results.items():
+        for name, file in files.items():
+            if file.left_out:
+                view.note(f"{host}: {name} has {file.size >> 20} MiB: the last 16 are here, the rest is on the host")
+
+
 def try_all(workers: Mapping[str, Worker], work: Callable[[Worker], object], view: View) -> None:
     """Do something on all hosts while undoing: a host that fails is noted, and hides no earlier error."""
     try:
@@ -111,7 +122,7 @@ def try_all(workers: Mapping[str, Worker], work: Callable[[Worker], object], vie
 def _conclude(campaign: Campaign, run: RunDirectory, error: BaseException | None, phases: Phases) -> None:
     """Pull all logs and write the manifest's last state; a failure of that hides no earlier error."""
     phases.begin("pull")
-    try_all(campaign.workers, lambda worker: worker.pull(run.raw(worker.host)), phases.view)
+    _pull_all(campaign, run, phases.view)
     phases.end()
     if isinstance(error, CampaignError):
         error.add_output(run.raw(error.host) / STDERR_FILE, STDERR_LINES)

@@ -24,7 +24,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 WIDE = 50
-"""Threads for what mostly waits: connecting, looking. Bulk transfer wants about 8: Python threads fight for the GIL."""
+"""Threads for what mostly waits, for hosts or for links: connecting, looking, preparing."""
+NARROW = 8
+"""Threads for bulk transfer: work for this machine's CPU, over whose one lock Python's threads fight."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 import pytest
 
 from deploy import watch
 from deploy.bundle import make_bundle
 from deploy.campaign import client_address, listen_address
-from deploy.errors import CampaignError, CommandFailed, DeployError, HostError, LabError
+from deploy.errors import CampaignError, CommandFailed, DeployError, HostError, InputError, LabError
 from deploy.manifest import Manifest
 from flcommon import events
 from flcommon.job import ClientJob, ServerJob
@@ -206,6 +208,25 @@ def test_too_few_clients_are_too_few(lab):
     ]
     assert lab.hosts_that("push") == set()
     assert all(station.closed for host, station in lab.stations.items() if host != "client-1")
+
+
+def test_more_clients_than_there_are_is_a_slip(lab):
+    """It is said before any host is spoken to."""
+    with pytest.raises(InputError, match=r"^lab.yaml: --min-clients 3 asks for more clients than the 2 of this lab"):
+        lab.up(min_clients=3)
+    assert lab.timeline == []
+
+
+def test_output_that_was_not_pulled_whole_is_noted(lab):
+    """Of what a process writes without end the last 16 MiB come; the user is told where the rest is."""
+    hashed, piece, answer = hashlib.sha256(), bytes(1 << 18), [b"1\n%d stdout\n" % (40 << 20)]
+    for _ in range(64):
+        hashed.update(piece)
+        answer += [piece, hashed.digest()]
+    lab.tell("client-1", "pull", b"".join(answer))
+    lab.up()
+    assert lab.view.notes == ["client-1: stdout has 40 MiB: the last 16 are here, the rest is on the host"]
+    assert len(lab.raw("client-1")["stdout"]) == 16 << 20
 
 
 def test_without_its_server_no_lab_goes_on(lab):

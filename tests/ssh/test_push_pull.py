@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deploy.bundle import code_directory, make_bundle, push
-from deploy.errors import CommandFailed, ConnectionLost, HostError
+from deploy.errors import HostError
 from deploy.facts import look
 from deploy.inventory import Host, Python, Ssh
 from deploy.pull import PulledFile, Wanted, pull
@@ -81,32 +81,6 @@ def _hang_up(end):
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
     end.close()
-
-
-class Again:
-    """A connection that the verb after a loss opens anew."""
-
-    def __init__(self, machine):
-        self._machine, self._remote, self.host = machine, ssh.connect(machine), machine.name
-
-    def put(self, stream, argv, *, step):
-        return self._do("put", stream, argv, step=step)
-
-    def get(self, argv, sink, *, step):
-        return self._do("get", argv, sink, step=step)
-
-    def close(self):
-        self._remote.close()
-
-    def _do(self, verb, *arguments, step):
-        try:
-            return getattr(self._remote, verb)(*arguments, step=step)
-        except CommandFailed:
-            raise
-        except HostError as error:
-            self._remote.close()
-            self._remote = ssh.connect(self._machine)
-            raise ConnectionLost(self.host, step, error.reason) from error
 
 
 @dataclass(frozen=True)
@@ -184,7 +158,7 @@ def test_a_push_that_is_cut_is_sent_again(machine, tree):
     relay = Relay(machine().host.ssh.port, [500_000, 1_000_000])
     with relay.running() as port:
         host = machine(port).host
-        with contextlib.closing(Again(host)) as remote:
+        with ssh.connect(host) as remote:
             with ssh.connect(machine().host) as other:
                 facts = look(host, other)
             bundle = make_bundle({"tree": tree})
@@ -201,7 +175,7 @@ def test_a_pull_that_is_cut_goes_on(machine, tmp_path):
         place = machine(port)
         content = os.urandom(32 * MB)
         (place.logs / "events").write_bytes(content)
-        with contextlib.closing(Again(place.host)) as remote:
+        with ssh.connect(place.host) as remote:
             told = pull(remote, sys.executable, str(place.logs), tmp_path / "raw", LOGS)
     assert told == {"events": PulledFile(32 * MB, 0)}
     assert contents(tmp_path / "raw") == {"events": content}
