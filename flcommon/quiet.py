@@ -8,6 +8,8 @@ on behalf of the server, and without a watcher nothing is held up.
 from __future__ import annotations
 
 import fcntl
+import os
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -25,12 +27,15 @@ def watching(directory: Path) -> Iterator[None]:
     """Be a watcher of this directory's process; ends with this process, however that ends."""
     with (directory / WATCHED_FILE).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
+        os.utime(lock.fileno(), ns=(time.time_ns(),) * 2)  # the kernel's own stamp may be 4 ms old
         yield
 
 
-def is_watched(directory: Path) -> bool:
-    """Whether somebody watches this directory's process."""
+def is_watched(directory: Path, since_s: float = 0.0) -> bool:
+    """Whether somebody watches this directory's process who has come after a moment (`time.time()`)."""
     try:
+        if (directory / WATCHED_FILE).stat().st_mtime <= since_s:
+            return False
         with (directory / WATCHED_FILE).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:

@@ -20,18 +20,25 @@ _LOOK_S = 0.005
 
 @dataclass
 class Quiet:
-    """The pauses of one campaign: `every_s` seconds apart at least, none without a watcher; 0 means never."""
+    """The pauses of one campaign: `every_s` seconds apart at least, none without a watcher; 0 means never.
+
+    A watcher that let a pause run out is not waited for again: a laptop that sleeps holds its connection for a quarter
+    of an hour. One that comes later is.
+    """
 
     directory: Path
     log: EventLog
     every_s: float
     patience_s: float = PATIENCE_S
     _number: int = 0
+    _given_up_s: float = 0.0
     _last: float = field(default_factory=time.monotonic)
 
     def between(self, trial: int, number: int, since: Moment) -> Moment:
         """Pause after round `number` of a trial if it is time; return the moment from which on time counts again."""
-        if not self.every_s or time.monotonic() - self._last < self.every_s or not quiet.is_watched(self.directory):
+        if not self.every_s or time.monotonic() - self._last < self.every_s:
+            return since
+        if not quiet.is_watched(self.directory, self._given_up_s):
             return since
         self._number += 1
         with quiet.paused(self.directory, self._number):
@@ -50,4 +57,5 @@ class Quiet:
             if not quiet.is_watched(self.directory):
                 return "unwatched"
             time.sleep(_LOOK_S)
+        self._given_up_s = time.time()
         return "timeout"
