@@ -102,13 +102,25 @@ def look_at_ours(host: Host, remote: Remote) -> Facts:
 
 
 def ask(host: Host, remote: Remote, script: str, words: Sequence[str] = ("",)) -> str:
-    """Run a look's script by the host's Python, or what stands for it where there is none, and return its answer."""
-    argv = ["sh", "-c", hostside.source("look.sh"), "look", script, host.python.path, host.workdir, *words]
+    """Run a look's script by the host's Python, or what stands for it where there is none, and return its answer.
+
+    Only a host whose Python does not do is looked at thoroughly, by a second command: the first spares all others a
+    process.
+    """
+    rest = (script, host.python.path, host.workdir, *words)
     try:
-        return remote.read(argv, step=STEP)
+        return remote.read(_looking("fast", *rest), step=STEP)
+    except CommandFailed:
+        pass
+    try:
+        return remote.read(_looking("thorough", *rest), step=STEP)
     except CommandFailed as error:
         last = error.output.strip().splitlines()[-1:] or ["it said nothing"]
         raise HostError(host.name, STEP, f"{last[0]} (exit status {error.status})") from error
+
+
+def _looking(*words: str) -> list[str]:
+    return ["sh", "-c", hostside.source("look.sh"), "look", *words]
 
 
 def understood(remote: Remote, told: str, kind: type[T], step: str = STEP) -> T:

@@ -1,14 +1,16 @@
 # Runs on a host, in any POSIX shell: finds a Python for a script, or looks without one.
 #
-# Arguments: the script's text (on standard input it would cost a round trip more), the interpreter or virtual
-# environment and the work directory, both as the inventory has them; the rest is the script's. Prints the same JSON
-# object as `look.py`, which the first Python of these that is 3.7 or later runs: the inventory's, then those of the
-# environments that were prepared below the work directory. Changes nothing.
+# Arguments: `fast` or `thorough`, the script's text (on standard input it would cost a round trip more), the
+# interpreter or virtual environment and the work directory, both as the inventory has them; the rest is the script's.
+# Prints the same JSON object as `look.py`, which the first Python of these that is 3.7 or later runs: the inventory's,
+# then those of the environments that were prepared below the work directory. `fast` becomes the inventory's, if there
+# is one, and fails if that does. Changes nothing.
 
-script=$1
-path=$2
-workdir=$3
-shift 3
+mode=$1
+script=$2
+path=$3
+workdir=$4
+shift 4
 case $path in '~/'*) path=$HOME/${path#'~/'} ;; esac
 case $workdir in '~/'*) workdir=$HOME/${workdir#'~/'} ;; esac
 if [ -d "$path" ]; then path=$path/bin/python; fi
@@ -21,6 +23,8 @@ if sys.version_info < (3, 7):
     sys.exit(77)
 sys.path = [entry for entry in sys.path if entry]
 exec(sys.argv.pop(1))'
+if [ "$mode" = fast ] && command -v "$path" >/dev/null 2>&1; then exec "$path" -c "$ENTER" "$script" '' "$workdir" "$@"; fi
+
 NEWLINE='
 '
 python='' version='' trouble="there is no Python at $path"
