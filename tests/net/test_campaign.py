@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -10,11 +11,14 @@ import pytest
 
 from deploy.campaign import Request, up
 from deploy.errors import DeployError
+from deploy.inspection import lab_status
+from deploy.inventory import Python
 from deploy.manifest import Manifest
 from deploy.playbook import load_playbook
 from deploy.providers.netns import machine as netns_machine
 from deploy.providers.netns.lab import find_lab, lab_down, lasting_labs, netns_lab
 from deploy.remote.ssh import connect
+from deploy.takedown import take_down
 from deploy.view import Silent
 
 PAYLOAD = """
@@ -64,3 +68,25 @@ def test_missing_programs_are_named_with_their_packages(make_lab, monkeypatch, t
     wanted = "needs sshd, ssh-keygen: apt-get install openssh-client openssh-server"
     with pytest.raises(DeployError, match=wanted), netns_lab(make_lab()):
         pytest.fail("was entered")
+
+
+def test_bare_hosts_without_internet_run_a_campaign(make_lab, tmp_path, clean, monkeypatch):
+    """Nothing but SSH and a Python: this machine brings the rest; what looks at the host later finds its way too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "playbook.yaml").write_text(PAYLOAD)
+    with netns_lab(make_lab(1)) as whole:
+        bare = Python(manager="wheelhouse")
+        server, client = (msgspec.structs.replace(host, python=bare) for host in whole.hosts)
+        lab = msgspec.structs.replace(whole, server=server, clients=(client,))
+        request = Request(
+            contextlib.nullcontext(lab), load_playbook(tmp_path / "playbook.yaml"), tmp_path / "runs", connect
+        )
+        up(request, Silent())
+        (run,) = (tmp_path / "runs" / lab.lab).iterdir()
+        manifest = msgspec.json.decode((run / "manifest.json").read_bytes(), type=Manifest)
+        assert manifest.status == "complete"
+        for record in manifest.hosts.values():
+            assert record.facts["python"].startswith("/root/.fieldlab/env/")
+        assert lab_status(lab, connect).ok
+        assert set(take_down(lab, connect, purge=True).results.values()) == {"removed /root/.fieldlab"}
+    assert clean() == set()

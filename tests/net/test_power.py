@@ -39,7 +39,8 @@ def test_a_power_failure_and_the_reboot(make_lab, clean):
             open_one.sendall(b"are you there?\n")
             with pytest.raises(ConnectionResetError):  # a machine that has booted knows nothing of it
                 open_one.recv(100)
-        assert ask(host, "sh", "-c", "cat ~/file /etc/file; ls /tmp; hostname").split() == ["kept", "kept", "client-1"]
+        told = ask(host, "sh", "-c", "cat ~/file /etc/file; find /tmp -name file; hostname")
+        assert told.split() == ["kept", "kept", "client-1"]
         assert "sleep 603" not in ask(host, "ps", "-e", "-o", "args="), before
         with pytest.raises(DeployError, match="client-1 is on already"):
             power_on(lab, host.name)
