@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.bundle import make_bundle, push
+from deploy.bundle import Bundle, make_bundle, push
 from deploy.facts import Facts, look
 from deploy.inventory import Host, Python, Ssh
 from deploy.pull import Wanted, pull
@@ -72,18 +72,23 @@ def main() -> None:
 
 
 def do(step: str, plan: Plan, remotes: Remotes) -> None:
-    """Do what comes after connecting."""
-    if step in ("look", "push", "job"):
+    """Do what comes after connecting: all hosts are looked at before any is changed, then each goes its own way."""
+    if step == "look":
+        look_at(plan, remotes)
+    elif step == "pull":
+        fan_out(remotes, lambda remote: pull_logs(plan, remote), width=NARROW)
+    else:
         facts = look_at(plan, remotes)
-    if step in ("push", "job"):
         bundle = make_bundle({"tree": Path(plan.tree)})
-        fan_out(remotes, lambda remote: push(remote, facts[remote.host], bundle), width=NARROW)
+        fan_out(remotes, lambda remote: change(step, plan, remote, facts[remote.host], bundle), width=NARROW)
+
+
+def change(step: str, plan: Plan, remote: Remote, facts: Facts, bundle: Bundle) -> None:
+    """Push to one host; for a whole job, start something there and pull its logs."""
+    push(remote, facts, bundle)
     if step == "job":
-        fan_out(
-            remotes, lambda remote: remote.run(["sh", "-c", START, "start", _workdir(facts[remote.host])], step=step)
-        )
-    if step in ("pull", "job"):
-        pull_all(plan, remotes)
+        remote.run(["sh", "-c", START, "start", facts.workdir], step=step)
+        pull_logs(plan, remote)
 
 
 def look_at(plan: Plan, remotes: Remotes) -> dict[str, Facts]:
@@ -95,18 +100,10 @@ def look_at(plan: Plan, remotes: Remotes) -> dict[str, Facts]:
     return facts
 
 
-def pull_all(plan: Plan, remotes: Remotes) -> None:
-    """Pull every host's logs into a directory of its name."""
-    directories = {station.name: f"{station.directory}/logs" for station in plan.stations}
-
-    def one(remote: Remote) -> None:
-        pull(remote, plan.python, directories[remote.host], Path(plan.out, remote.host), Wanted(plan.logs))
-
-    fan_out(remotes, one, width=NARROW)
-
-
-def _workdir(facts: Facts) -> str:
-    return facts.workdir
+def pull_logs(plan: Plan, remote: Remote) -> None:
+    """Pull one host's logs into a directory of its name."""
+    directory = next(station.directory for station in plan.stations if station.name == remote.host)
+    pull(remote, plan.python, f"{directory}/logs", Path(plan.out, remote.host), Wanted(plan.logs))
 
 
 if __name__ == "__main__":
