@@ -101,6 +101,50 @@ class ClientJoined(Event, frozen=True, kw_only=True, tag="client-joined"):
     peer: str
 
 
+class ClientLost(Event, frozen=True, kw_only=True, tag="client-lost"):
+    """(server) A client's connection broke, or stopped answering; it has the job's `rejoin_timeout_s` to come back."""
+
+    client: str
+    reason: str
+
+
+class ClientBack(Event, frozen=True, kw_only=True, tag="client-back"):
+    """(server) A client that was lost is connected again, `after_s` later; `restarted`: by a new process of it."""
+
+    client: str
+    peer: str
+    after_s: float
+    restarted: bool
+
+
+class ClientGivenUp(Event, frozen=True, kw_only=True, tag="client-given-up"):
+    """(server) A client is no longer waited for: what it was asked is answered by Flower's error NODE_UNAVAILABLE."""
+
+    client: str
+    reason: str
+
+
+class Refused(Event, frozen=True, kw_only=True, tag="refused"):
+    """(server) Somebody may not join; `count` of the same kind since the last such event. `peer` where gRPC tells."""
+
+    reason: str
+    peer: str | None = None
+    count: int = 1
+
+
+class ConnectionLost(Event, frozen=True, kw_only=True, tag="connection-lost"):
+    """(client) The connection to the server broke, or the server stopped answering."""
+
+    reason: str
+
+
+class ConnectionBack(Event, frozen=True, kw_only=True, tag="connection-back"):
+    """(client) The server is reached again, `after_s` after the loss, by the attempt of this number (from 1)."""
+
+    after_s: float
+    attempts: int
+
+
 class ClientLeft(Event, frozen=True, kw_only=True, tag="client-left"):
     """(server) A client's stream has ended; `expected` after the campaign's end."""
 
@@ -165,6 +209,12 @@ class ComputeEnded(OfMessage, frozen=True, kw_only=True, tag="compute-ended"):
     cpu_s: float
 
 
+class AppRaised(OfMessage, frozen=True, kw_only=True, tag="app-raised"):
+    """(client) The app has raised instead of returning; the server gets Flower's error, the traceback is on stderr."""
+
+    error: str
+
+
 class Delayed(OfMessage, frozen=True, kw_only=True, tag="delayed"):
     """(client) The injected delay is over: what was drawn, and how long it really took. Written also for 0 s."""
 
@@ -176,6 +226,43 @@ class ReplySent(OfMessage, frozen=True, kw_only=True, tag="reply-sent"):
     """(client) The encoded reply of `size_bytes` was offered to gRPC."""
 
     size_bytes: int
+
+
+class Redelivered(OfMessage, frozen=True, kw_only=True, tag="redelivered"):
+    """(both) After a new connection, a message (server: instruction; client: reply) is sent on from byte `offset`."""
+
+    offset: int
+    size_bytes: int
+
+
+class Transferring(OfMessage, frozen=True, kw_only=True, tag="transferring"):
+    """(both) A long transfer goes on: so much of a message has arrived; every few seconds."""
+
+    received_bytes: int
+    size_bytes: int
+
+
+class ClockExchange(Event, frozen=True, kw_only=True, tag="clock-exchange"):
+    """(server) Four moments (RFC 5905, section 8), each on two clocks; the fourth, the server's receipt, is the stamp.
+
+    The server sent, the client received, the client sent. `message` is the instruction beside which the exchange was
+    made, None for one on an idle connection.
+    """
+
+    client: str
+    server_sent_mono_ns: int
+    server_sent_wall_ns: int
+    client_received_mono_ns: int
+    client_received_wall_ns: int
+    client_sent_mono_ns: int
+    client_sent_wall_ns: int
+    message: str | None = None
+
+
+class ReplyMetrics(OfMessage, frozen=True, kw_only=True, tag="reply-metrics"):
+    """(server) The scalar metrics in one client's reply, by record and name: `metrics.train-loss`."""
+
+    values: dict[str, float]
 
 
 class Metrics(OfRound, frozen=True, kw_only=True, tag="metrics"):
@@ -243,6 +330,12 @@ AnyEvent = (
     | Ready
     | ClientJoined
     | ClientLeft
+    | ClientLost
+    | ClientBack
+    | ClientGivenUp
+    | Refused
+    | ConnectionLost
+    | ConnectionBack
     | CampaignStarted
     | TrialOpened
     | TrialPrepared
@@ -253,8 +346,13 @@ AnyEvent = (
     | MessageReceived
     | ComputeStarted
     | ComputeEnded
+    | AppRaised
     | Delayed
     | ReplySent
+    | Redelivered
+    | Transferring
+    | ClockExchange
+    | ReplyMetrics
     | Metrics
     | RoundEnded
     | Paused

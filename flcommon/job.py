@@ -29,10 +29,40 @@ class JobError(FieldlabError):
 
 
 class AppRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the Flower app's two halves are: `package.module:attribute`, as in a Flower pyproject.toml."""
+    """Where the Flower app's two halves are: `package.module:attribute`, as in a Flower pyproject.toml.
+
+    `directory` is where an app that is a directory lies in the pushed code; None for one that is importable as it is.
+    """
 
     client: str
     server: str
+    directory: str | None = None
+
+
+class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the gRPC path bears a real network; seconds.
+
+    After `keepalive_s` without a word from the other side gRPC asks for one, and `keepalive_timeout_s` later the
+    connection counts as lost. A client has `rejoin_timeout_s` to come back before it is given up. When a connection is
+    idle, its clocks are compared every `clock_every_s` (0: never).
+    """
+
+    keepalive_s: float = 5.0
+    keepalive_timeout_s: float = 5.0
+    rejoin_timeout_s: float = 120.0
+    clock_every_s: float = 1.0
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One process's part in mutual TLS: the path of its private key on its host, and two certificates as PEM.
+
+    `authority` is the campaign's own, and accepts nobody else. `server_name` is what the server's certificate is for.
+    """
+
+    key: str
+    certificate: str
+    authority: str
+    server_name: str
 
 
 class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,11 +98,13 @@ class ClientTrial(Trial, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every process knows: the campaign's id, its own host's name, and the app."""
+    """What every process knows: the campaign's id, its own host's name, the app, and how to talk to each other."""
 
     campaign: str
     host: str
     app: AppRef
+    transport: Transport = Transport()
+    tls: Tls | None = None
 
 
 class ServerJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
