@@ -188,9 +188,11 @@ class Roster:
         """Act on what a client has said; raises ProtocolError."""
         match heard.frame:
             case wire.Reply() as reply:
-                with self._changed:
-                    peer.unanswered.pop(reply.message, None)
+                if not heard.body:
+                    raise wire.ProtocolError("a reply that is not a Flower message")
                 self._receiver.replied(peer.name, reply, heard)
+                with self._changed:  # not before: one that cannot be read leaves its instruction unanswered
+                    peer.unanswered.pop(reply.message, None)
             case wire.Prepared(trial):
                 with self._changed:
                     peer.prepared = trial
