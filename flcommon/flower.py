@@ -24,7 +24,7 @@ from flwr.proto.recorddict_pb2 import Array as ArrayProto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
 
 from flcommon.errors import FieldlabError
 
@@ -118,7 +118,7 @@ def encode_content(content: RecordDict) -> Parts:
     segments: list[bytes] = []
     try:
         proto = MessageProto(content=_without_data(dict(content), segments))
-    except (TypeError, ValueError) as error:  # a whole number above 64 bits, an axis of 2³¹ elements
+    except (TypeError, ValueError, ProtobufError) as error:  # numbers above 64 bits, axes above 2³¹, texts above 2 GB
         raise MessageError(f"Flower cannot put this into a message: {error}") from error
     return Parts(_serialized(proto), tuple(segments))
 
@@ -182,7 +182,7 @@ def _take_arrays(proto: MessageProto) -> dict[str, dict[str, ArrayProto]]:
 def _serialized(proto: MessageProto) -> bytes:
     try:
         data: bytes = proto.SerializeToString()
-    except EncodeError as error:
+    except ProtobufError as error:
         # Only configuration is left that could be so long.
         raise MessageError("a Flower message without its arrays must stay below 2 GB") from error
     return data
