@@ -51,6 +51,7 @@ __all__ = [
     "run_id",
     "set_identity",
     "set_message_id",
+    "unavailable",
 ]
 
 SERVER_NODE_ID: int = SUPERLINK_NODE_ID
@@ -196,6 +197,11 @@ def set_message_id(message: Message, message_id: str) -> None:
 def app_raised(instruction: Message, reason: str) -> Message:
     """Return Flower's reply for a ClientApp that raised."""
     return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=instruction)
+
+
+def unavailable(instruction: Message, reason: str) -> Message:
+    """Return Flower's reply for a node that is gone."""
+    return Message(Error(code=ErrorCode.NODE_UNAVAILABLE, reason=reason), reply_to=instruction)
 
 
 def load_app(reference: str, kind: type[App]) -> App:
