@@ -21,15 +21,17 @@ from flwr.common.serde import message_from_proto, recorddict_to_proto
 from flwr.common.serde_utils import error_to_proto, metadata_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.proto.recorddict_pb2 import Array as ArrayProto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
 
 from flcommon.errors import FieldlabError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from flwr.app import ConfigRecord, MetricRecord
     from flwr.clientapp import ClientApp
     from flwr.serverapp import ServerApp
 
@@ -114,19 +116,27 @@ def encode_content(content: RecordDict) -> Parts:
     (Protocol Buffers encoding: concatenated messages parse as their merge.) A strategy sends the same content object
     to all clients, so it is encoded once. The content is only read: the app still holds it, in other threads too.
     """
-    records = dict(content)
-    bare = {key: ArrayRecord() if isinstance(record, ArrayRecord) else record for key, record in records.items()}
-    proto = MessageProto(content=recorddict_to_proto(RecordDict(bare)))
     segments: list[bytes] = []
-    for item in proto.content.items:
+    try:
+        proto = MessageProto(content=_without_data(dict(content), segments))
+    except (TypeError, ValueError, ProtobufError) as error:  # numbers above 64 bits, axes above 2³¹, texts above 2 GB
+        raise MessageError(f"Flower cannot put this into a message: {error}") from error
+    return Parts(_serialized(proto), tuple(segments))
+
+
+def _without_data(records: dict[str, ArrayRecord | MetricRecord | ConfigRecord], data: list[bytes]) -> RecordDictProto:
+    """Return the records as Flower describes them, their arrays' data left out and appended to `data`."""
+    bare = {key: ArrayRecord() if isinstance(record, ArrayRecord) else record for key, record in records.items()}
+    proto = recorddict_to_proto(RecordDict(bare))
+    for item in proto.items:
         record = records[item.key]
         if not isinstance(record, ArrayRecord):
             continue
         for name, array in record.items():
-            segments.append(bytes(array.data))  # `bytes` of bytes is the same object
-            without = ArrayProto(dtype=array.dtype, shape=array.shape, stype=array.stype)
-            item.array_record.items.add(key=name, value=without)
-    return Parts(_serialized(proto), tuple(segments))
+            data.append(bytes(array.data))  # `bytes` of bytes is the same object
+            described = ArrayProto(dtype=array.dtype, shape=array.shape, stype=array.stype)
+            item.array_record.items.add(key=name, value=described)
+    return proto
 
 
 def encode_head(message: Message) -> bytes:
@@ -173,7 +183,7 @@ def _take_arrays(proto: MessageProto) -> dict[str, dict[str, ArrayProto]]:
 def _serialized(proto: MessageProto) -> bytes:
     try:
         data: bytes = proto.SerializeToString()
-    except EncodeError as error:
+    except ProtobufError as error:
         # Only configuration is left that could be so long.
         raise MessageError("a Flower message without its arrays must stay below 2 GB") from error
     return data
