@@ -346,7 +346,7 @@ def test_a_client_that_breaks_the_rules_is_given_up(lab: Any, data: bytes, reaso
 
 
 def test_a_message_longer_than_a_piece_is_not_taken_in(lab: Any) -> None:
-    """gRPC ends the connection before it holds the message; the client may connect anew, and nobody else notices."""
+    """GRPC ends the connection before it holds the message; the client may connect anew, and nobody else notices."""
     a, b = lab.join_all()
     asked = lab.ask()
     a.answer(1)

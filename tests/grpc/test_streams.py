@@ -187,7 +187,9 @@ def test_nobody_can_join_after_the_end(lab: Any) -> None:
     """The port is closed with the campaign."""
     lab.grid.streams.close()
     job = msgspec.structs.replace(lab.job("a"), connect_timeout_s=0.2)
-    with pytest.raises(ConnectionFailed, match=rf"no answer from the server at {lab.address} within 0\.2 s \(") as caught:
+    with pytest.raises(
+        ConnectionFailed, match=rf"no answer from the server at {lab.address} within 0\.2 s \("
+    ) as caught:
         take_part(job, ClientApp(), lab.log)
     assert caught.value.step == "connect"
     assert "onnection refused" in str(caught.value)
