@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from deploy.playbook import load_playbook
 from deploy.remote.fake import Call, FakeRemote
 from deploy.view import Silent
 from flcommon import events
+from flcommon.credentials import certificate_request
 from flcommon.process import Exit
 
 if TYPE_CHECKING:
@@ -42,6 +44,15 @@ delay: {at: before-upload, seconds: 0.5}
 sweep: {delay.probability: [0, 1]}
 seed: 7
 """
+
+
+def request() -> str:
+    """Return a certificate request as a host makes it."""
+    with tempfile.TemporaryDirectory() as keys:
+        return certificate_request(Path(keys))
+
+
+REQUESTS = {host: request() for host in HOSTS}
 
 
 @dataclass
@@ -70,7 +81,7 @@ class Recorder(Silent):
 
 
 def word(argv: Sequence[str]) -> str:
-    """Return in one word what a command does: look, compare, push, run, watch, stop, pull, paused, resume or status."""
+    """Return in one word what a command does: look, compare, push, pull, manifest, or a verb of flcommon.commands."""
     if "flcommon.commands" in argv:
         return argv[argv.index("flcommon.commands") + 1]
     if argv[0] == "cat":
@@ -128,7 +139,8 @@ class FakeLab:
     def __post_init__(self) -> None:
         for host in HOSTS:
             self.stations[host] = Station(host, {}, timeline=self.timeline)
-            self.tell(host, "look", facts())
+            self.tell(host, "look", facts(csr=REQUESTS[host]))
+            self.tell(host, "request", REQUESTS[host])
             self.tell(host, "run", STORIES[host])
             self.tell(host, "pull", sent(FILES))
 
@@ -276,6 +288,7 @@ def lab(tmp_path: Path) -> FakeLab:
 class Script:
     """What hosts print, for tests to change."""
 
+    requests: Mapping[str, str] = field(default_factory=lambda: dict(REQUESTS))
     facts: Callable[..., str] = facts
     said: Callable[..., str] = said
     exited: Callable[[int | None], str] = exited
