@@ -140,7 +140,7 @@ def understood(host: str, request: str) -> x509.CertificateSigningRequest:
         if sound and isinstance(_public_key(asked).curve, ec.SECP256R1):
             return asked
         why = "is not signed by its own key, for P-256"
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         why = "cannot be read"
     raise HostError(host, STEP, f"the host's certificate request {why}: delete keys/host.csr in its work directory")
 

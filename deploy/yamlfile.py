@@ -187,8 +187,8 @@ class _Builder:
             return replace(place, value=self.mapping(node, place, depth + 1))
         if isinstance(node, yaml.SequenceNode):
             return replace(place, value=self.sequence(node, place, depth + 1))
-        if place.key in self.switches and node.value in _SWITCH and getattr(node, "style", None) is None:
-            return replace(place, value=_SWITCH[node.value])
+        if place.key in self.switches and str(node.value).lower() in _SWITCH and getattr(node, "style", None) is None:
+            return replace(place, value=_SWITCH[node.value.lower()])
         return replace(place, value=_scalar(node, place))
 
     def sequence(self, node: yaml.SequenceNode, place: Node, depth: int) -> list[Node]:

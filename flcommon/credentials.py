@@ -34,7 +34,7 @@ STEP = "tls"
 KEY_FILE = "host.key"
 REQUEST_FILE = "host.csr"
 _MINE, _MY_DIRECTORY = 0o600, 0o700
-_UNUSABLE = (ValueError, TypeError, UnsupportedAlgorithm)
+_UNUSABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 """What `cryptography` raises for a file that is not what it should be."""
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
     from flcommon.job import Tls
 
+SERVER_OPTIONS = (
+    # Who connects and says nothing holds a descriptor so long; gRPC's own patience is two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+)
 _SCHEME = "fieldlab://"
 _NAMES = "x509_subject_alternative_name"
 
@@ -29,7 +33,7 @@ def peer_name(context: grpc.ServicerContext) -> str | None:
     A certificate that names no client gives "", which is nobody's name.
     """
     proved: Mapping[str, Sequence[bytes]] = context.auth_context()  # type: ignore[assignment]  # stubs: one value each
-    if "transport_security_type" not in proved:
+    if b"ssl" not in proved.get("transport_security_type", ()):
         return None
     uris = [name.decode(errors="replace") for name in proved.get(_NAMES, ())]
     paths = [uri.removeprefix(_SCHEME).partition("/")[2] for uri in uris if uri.startswith(_SCHEME)]

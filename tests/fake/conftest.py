@@ -134,6 +134,7 @@ class FakeLab:
     timeline: list[tuple[str, str]] = field(default_factory=list)
     stations: dict[str, Station] = field(default_factory=dict)
     server_address: str = "192.0.2.10:0"
+    playbook: str = PLAYBOOK
     unreachable: dict[str, HostError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -152,7 +153,7 @@ class FakeLab:
 
     def up(self, **wishes: Any) -> None:
         file = self.tmp_path / "small.yaml"
-        file.write_text(PLAYBOOK)
+        file.write_text(self.playbook)
         up(Request(self.entered, load_playbook(file), self.runs, self.connect, **wishes), self.view)
 
     @property
