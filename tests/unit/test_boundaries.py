@@ -44,7 +44,7 @@ def test_one_corner_speaks_ssh():
 
 
 def test_two_corners_know_certificates():
-    """A host makes its key and a request for a certificate, the controller signs: nothing else has to do with either."""
+    """A host makes its key and a request for a certificate, the controller signs: nobody else has to do with it."""
     modules = {
         path.relative_to(REPOSITORY).as_posix()
         for package in PACKAGES

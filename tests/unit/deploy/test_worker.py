@@ -112,7 +112,7 @@ def test_what_runs_is_found_and_stopped(here, host, pushed):
 
 
 def test_purge_removes_what_is_ours_and_nothing_else(here, host, pushed):
-    """Code, logs and key go; a file of somebody else in the work directory stays, and is said to; without one all goes."""
+    """Code, logs and key go; a file of somebody else in the work directory stays, and is said to; else all goes."""
     workdir = Path(pushed.workdir)
     (workdir / "campaigns" / "c" / "here").mkdir(parents=True)
     certificate_request(workdir / "keys")
