@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flcommon import wire
@@ -38,11 +38,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Parcel:
-    """An instruction with all that it takes to send it again."""
+    """An instruction with all that it takes to send it again; `tried`: its client was connected when it was sent."""
 
     frame: wire.Instruction
     body: tuple[bytes, ...]
     watch: Watch
+    tried: bool = False
 
 
 class Peer:
@@ -125,9 +126,11 @@ class Peer:
         if trial is not None:
             self.outbox.post(wire.OpenTrial(trial))
         for parcel in self.unanswered.values():
+            if parcel.tried:
+                parcel.watch.redelivered(0, sum(map(len, parcel.body)))
             self.outbox.post(parcel.frame, parcel.body, parcel.watch)
 
     def instruct(self, parcel: Parcel) -> None:
         """Send an instruction, and keep it until it is answered."""
-        self.unanswered[parcel.frame.message] = parcel
+        self.unanswered[parcel.frame.message] = replace(parcel, tried=self.connected)
         self.outbox.post(parcel.frame, parcel.body, parcel.watch)

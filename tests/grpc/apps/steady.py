@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 client, server = ClientApp(), ServerApp()
+LAYERS = 8
 
 
 @client.train()
@@ -28,7 +29,8 @@ def train(message: Message, context: Context) -> Message:
 def main(grid: Grid, context: Context) -> None:
     """Send the same bytes to everybody in each round; what comes back must be they."""
     size = int(context.run_config["payload-bytes"])
-    arrays = ArrayRecord([np.frombuffer(np.random.default_rng(1).bytes(size), dtype=np.uint8)])
+    layer = np.frombuffer(np.random.default_rng(1).bytes(size // LAYERS), dtype=np.uint8)
+    arrays = ArrayRecord([layer] * LAYERS)
     for number in range(1, int(context.run_config["rounds"]) + 1):
         content = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": number})})
         replies = grid.send_and_receive([Message(content, node, "train") for node in grid.get_node_ids()])
