@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from deploy.app import embedded
 from deploy.environment import Kit
 from deploy.environment import kit as kit_module
 from deploy.environment.target import Target
@@ -18,7 +19,7 @@ from deploy.remote.fanout import fan_out
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAYLOAD = "flclient.apps.payload"
+PAYLOAD = embedded("flclient.apps.payload")
 PI = Target("Linux", "aarch64", "3.11")
 MAC = Target("Darwin", "arm64", "3.12")
 ELF_AARCH64 = 183

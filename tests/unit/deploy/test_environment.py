@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.app import embedded
 from deploy.environment import Kit, prepare_python
 from deploy.environment.lock import Lock, parse_lock
 from deploy.environment.once import Once
@@ -57,7 +58,7 @@ def host(**python: str) -> Host:
 
 def test_what_a_host_needs_is_what_the_project_says():
     """One source: pyproject.toml's text, as the installed metadata has it."""
-    payload, cnn = requirements("flclient.apps.payload"), requirements("flclient.apps.cifar10")
+    payload, cnn = requirements(embedded("flclient.apps.payload")), requirements(embedded("flclient.apps.cifar10"))
     assert {re.split(r"[<>=]", text)[0] for text in payload} == {"flwr", "grpcio", "msgspec", "numpy", "psutil"}
     assert {re.split(r"[<>=]", text)[0] for text in set(cnn) - set(payload)} == {"torch", "torchvision"}
     assert all(re.fullmatch(r"[a-z]+[<>=].*", text) for text in cnn)
@@ -65,7 +66,7 @@ def test_what_a_host_needs_is_what_the_project_says():
 
 def test_the_advice_for_existing_pythons_is_the_same():
     """What the look tells a user to install fits what uv would install."""
-    (flwr,) = (text for text in requirements("flclient.apps.payload") if text.startswith("flwr"))
+    (flwr,) = (text for text in requirements(embedded("flclient.apps.payload")) if text.startswith("flwr"))
     assert set(re.findall(r"[<>=]+[\d.]+", flwr)) == set(re.findall(r"[<>=]+[\d.]+", REQUIREMENTS["flwr"]))
 
 

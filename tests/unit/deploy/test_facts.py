@@ -5,12 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from deploy.app import embedded
 from deploy.errors import CommandFailed, HostError
 from deploy.facts import findings, look, look_at_ours
 from deploy.inventory import Host, Python, Ssh
 from deploy.remote.fake import FakeRemote
 
-CNN, PAYLOAD = "flclient.apps.cifar10", "flclient.apps.payload"
+CNN, PAYLOAD = embedded("flclient.apps.cifar10"), embedded("flclient.apps.payload")
 HOST = Host(name="pi-a", role="client", host="192.0.2.1", ssh=Ssh(), python=Python(path="~/venv"), workdir="~/x")
 PACKAGES = {"flwr": "1.41", "grpc": "1", "msgspec": "1", "numpy": "2", "torch": None, "torchvision": None}
 

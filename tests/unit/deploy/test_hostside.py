@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy import hostside
+from deploy.app import embedded
 from deploy.bundle import Bundle, File, Packed, code_directory, listed, make_bundle, push
 from deploy.errors import HostError
 from deploy.facts import findings, look
@@ -136,7 +137,7 @@ def test_a_python_that_is_too_old_for_the_script_is_named(here):
     found = look(fake_python(here, "import sys; sys.version_info = (3, 5, 2)"), here)
     assert (found.python, found.python_version) == (f"{here.home}/python3", "3.5.2")
     assert found.trouble == "Python 3.5.2 is too old"
-    (finding,) = findings(found, "flclient.apps.payload")
+    (finding,) = findings(found, embedded("flclient.apps.payload"))
     assert finding.what == "Python 3.5.2 is too old"
 
 
