@@ -46,7 +46,7 @@ def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
     with _closing(grid):
         log.write(Listening(address=grid.streams.listen(job.listen)))
         importing = time.monotonic()
-        app = flower.load_app(job.app.server, ServerApp)
+        app = flower.load_app(job.app.server, ServerApp, job.app.directory)
         loaded = time.monotonic()
         log.write(Ready(after_s=loaded - started, app_import_s=loaded - importing))
         grid.streams.wait_joined(job.join_timeout_s)
@@ -80,9 +80,10 @@ def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog,
     grid.streams.wait_prepared(trial.index, PREPARE_TIMEOUT_S)
     log.write(TrialPrepared(trial=trial.index))
     ok = False
+    names = {node_id: client for client, node_id in grid.streams.node_ids.items()}
     try:
-        with watching(StrategyWatch(trial, rounds, log)):
-            _call(app, grid, trial)
+        with watching(StrategyWatch(trial, rounds, log, names)):
+            _call(flower.fresh_server_app(app), grid, trial)
         ok = True
     finally:
         rounds.leave()
