@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
 from flwr.common.serde import message_from_proto, message_to_proto, recorddict_to_proto
 from flwr.common.serde_utils import metadata_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
@@ -43,6 +44,7 @@ __all__ = [
     "encode_content",
     "encode_head",
     "fresh_server_app",
+    "is_key_exchange",
     "load_app",
     "run_id",
     "set_identity",
@@ -113,6 +115,14 @@ def set_message_id(message: Message, message_id: str) -> None:
 def app_raised(instruction: Message, reason: str) -> Message:
     """Return Flower's reply for a ClientApp that raised."""
     return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=instruction)
+
+
+def is_key_exchange(instruction: Message) -> bool:
+    """Whether this is a step of Flower's secure aggregation (SecAgg, SecAgg+) in which nothing is trained.
+
+    All its steps are of the type `train`; only the one that asks for training brings the model along.
+    """
+    return RECORD_KEY_CONFIGS in instruction.content.config_records and not instruction.content.array_records
 
 
 def fresh_server_app(app: ServerApp) -> ServerApp:

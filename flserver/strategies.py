@@ -55,7 +55,8 @@ class StrategyWatch:
     """What is noted while the strategies of one trial run; `names` gives the clients of node ids, for messages.
 
     `central`: whether the metric of the `stop` condition is one that the app evaluates centrally; else what the clients
-    evaluated counts. `watched` are the strategies that run, and the evaluations that are timed.
+    evaluated counts. `asked` is how many clients the last round's training was for; `watched` are the strategies that
+    run, and the evaluations that are timed.
     """
 
     trial: ServerTrial
@@ -63,6 +64,7 @@ class StrategyWatch:
     log: EventLog
     names: Mapping[int, str] = field(default_factory=dict)
     central: bool = False
+    asked: int = 0
     watched: list[object] = field(default_factory=list)
 
     def step(self, name: str, phase: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,6 +81,8 @@ class StrategyWatch:
             started = now()
             result = method(*args, **rest)
             self.rounds.phase(phase, started)
+            if name in {"configure_train", "configure_fit"}:
+                self.asked = len(result) if isinstance(result, list | tuple) else 0
             if name in SOURCES:
                 self.report(SOURCES[name], server_round, legacy.metrics(name, result))
             return result
@@ -117,12 +121,13 @@ class StrategyWatch:
         raise TargetMet
 
     def check_failures(self, server_round: int, arguments: Sequence[object]) -> None:
-        """Raise ServerError if no client has trained: a strategy would go on to the last round with nothing learnt.
+        """Raise ServerError if every client failed: a strategy would go on to the last round with nothing learnt.
 
-        `arguments` are those of a strategy's aggregate step: replies, or (older ones) results and failures.
+        `arguments` are those of a strategy's aggregate step: replies, or (older ones) results and failures. A client
+        that is late has not failed.
         """
         first = arguments[0] if arguments else None
-        if not isinstance(first, list | tuple):
+        if not isinstance(first, list | tuple) or 0 < len(first) < self.asked:
             return
         if first and all(isinstance(one, Message) and one.has_error() for one in first):
             client = self.names.get(first[0].metadata.src_node_id, str(first[0].metadata.src_node_id))

@@ -2,9 +2,9 @@
 
 Guards the internals of flwr 1.41 (all of >=1.41,<2 as pyproject.toml allows it): `flwr.common.constant.ErrorCode` and
 `SUPERLINK_NODE_ID`, `flwr.common.serde`, `flwr.common.serde_utils.metadata_to_proto`, `flwr.proto.message_pb2`,
-`flwr.supercore.run.Run`, `flwr.supercore.task_identity.TaskIdentity`, where `Metadata` keeps its message id, and
-`ServerApp` and `Server` what they were given. When a new release makes it fail, `flcommon.flower` is the one module to
-change.
+`flwr.supercore.run.Run`, `flwr.supercore.task_identity.TaskIdentity`, where `Metadata` keeps its message id, what
+`ServerApp` and `Server` were given, and `flwr.common.secure_aggregation`'s name for its record (whose own test is
+tests/campaign/test_apps.py). When a new release makes it fail, `flcommon.flower` is the one module to change.
 """
 
 from __future__ import annotations

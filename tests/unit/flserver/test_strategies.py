@@ -279,6 +279,18 @@ def test_a_round_in_which_no_client_trains_ends_the_trial(log: Any, watch: Calla
     assert log.of(Metrics) == []
 
 
+def test_a_straggler_is_not_said_to_have_failed(log: Any, watch: Callable) -> None:
+    """Two clients failed and one is late: that is not every client, and the next round may be better."""
+
+    class Slow(BrokenGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            return super().send_and_receive(messages, timeout=timeout)[:2]
+
+    with watching(watch()):
+        Quiet().start(Slow("train"), ARRAYS, num_rounds=2)
+    assert [event.round for event in log.of(RoundEnded)] == [1, 2]
+
+
 def test_a_round_goes_on_with_what_one_client_has_trained(log: Any, watch: Callable) -> None:
     """Failures are the strategy's to judge, and an app without an evaluate function is one that Flower runs."""
     with watching(watch()):
