@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from deploy.analysis.report import write_report
 from flcommon import events
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def run(bench: Any, recorder: type, tmp_path: Path) -> Iterator[Callable[..., Ra
         bench.up(view, "\n".join(["playbook: p", f"app: apps/{app}", "order: listed", *lines]), clients=clients)
         manifest = bench.manifest(view)
         assert (manifest.status, manifest.error, manifest.app) == ("complete", None, f"apps/{app}")
+        summary = write_report(view.directory)
+        assert summary.trials_complete == summary.trials_planned
+        assert (summary.problems, summary.page.is_file()) == ((), True)
         return Ran(bench, view)
 
     yield up
