@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from deploy.analysis.report import write_report
+from deploy.errors import CampaignError, LabError
 from flcommon import events
 
 if TYPE_CHECKING:
@@ -26,10 +28,11 @@ CLIENTS = ("client-1", "client-2")
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run left: its events, what the server's app printed, and what was planned."""
+    """What a run left: its events, what the server's app printed, and what its report complains about."""
 
     bench: Any
     view: Any
+    problems: tuple[str, ...] = ()
 
     def of(self, host: str, kind: type, trial: int = 0) -> list[Any]:
         return [one for one in self.bench.log(self.view, host) if isinstance(one, kind) and one.trial == trial]
@@ -57,8 +60,8 @@ def run(bench: Any, recorder: type, tmp_path: Path) -> Iterator[Callable[..., Ra
         assert (manifest.status, manifest.error, manifest.app) == ("complete", None, f"apps/{app}")
         summary = write_report(view.directory)
         assert summary.trials_complete == summary.trials_planned
-        assert (summary.problems, summary.page.is_file()) == ((), True)
-        return Ran(bench, view)
+        assert summary.page.is_file()
+        return Ran(bench, view, summary.problems)
 
     yield up
     assert digest(APPS) == before
@@ -81,6 +84,7 @@ def test_a_quickstart_with_the_message_api(run: Callable) -> None:
         phases = [one.phase for one in ran.of("server", events.PhaseEnded, trial)]
         assert phases == ["configure", "aggregate"] * 2 * 3
     assert [one.rounds for one in ran.of("server", events.TrialEnded, -1)] == [1]
+    assert ran.problems == ()
     planned = ran.bench.manifest(ran.view).trials
     assert [trial.rounds for trial in planned] == [3, 3]
     config = {"num-server-rounds": 3, "fraction-evaluate": 1.0, "local-epochs": 2}
@@ -149,6 +153,7 @@ def test_an_app_that_drives_the_grid_itself(run: Callable) -> None:
     assert [one.round for one in ran.of("server", events.RoundEnded)] == [1, 2]
     assert [trial.rounds for trial in ran.bench.manifest(ran.view).trials] == [0]
     assert ran.of("server", events.TrialOpened, -1) == []
+    assert ran.problems == ()
 
 
 def test_an_app_with_mods(run: Callable) -> None:
@@ -174,8 +179,8 @@ def test_an_app_with_secure_aggregation(run: Callable) -> None:
     """
     ran = run("secagg", "delay: {at: before-upload, probability: 1, seconds: 0.05}", clients=3)
     moved = (10 * 1 + 20 * 2 + 30 * 3) / 60
-    evaluated = ran.metrics("evaluate")
-    assert evaluated == {n: {"loss": pytest.approx(n * moved, abs=0.01)} for n in (1, 2)}
+    assert ran.problems == ()
+    assert ran.metrics("evaluate") == {n: {"loss": pytest.approx(n * moved, abs=0.01)} for n in (1, 2)}
     for client in ("client-1", "client-2", "client-3"):
         assert [one.round for one in ran.of(client, events.Delayed)] == [1, 2]
         trained = [one.message for one in ran.of(client, events.ComputeStarted) if one.kind == "train"]
@@ -200,6 +205,8 @@ def test_state_actions_and_errors_are_flowers(run: Callable) -> None:
     assert first["draws"] != second["draws"]
     errors = [one.error for one in ran.of("server", events.ReplyReceived) if one.error]
     assert errors == ["ValueError: partition 1 has no data in cycle 2"]
+    why = "client-2 replied: ValueError: partition 1 has no data in cycle 2"
+    assert ran.problems == tuple(f"server: trial {trial}, round 2: {why}" for trial in (0, 1))
     assert "has no data in cycle 2" in (ran.view.directory / "raw" / "client-2" / "stderr").read_text()
 
 
@@ -208,3 +215,61 @@ def test_the_same_trial_gives_the_same_draws_whatever_ran_before(run: Callable) 
     (alone,) = run("state", "seed: 3").told()
     together = run("state", "seed: 3", "repeats: 2").told()
     assert alone["draws"] == together[0]["draws"]
+
+
+# --- apps of other places, and apps that fail -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """Give a copy of the quickstart, to be changed."""
+    return Path(shutil.copytree(APPS / "quickstart", tmp_path / "quickstart"))
+
+
+def test_a_package_that_this_machine_imports_is_pushed(
+    bench: Any, recorder: type, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name alone: the hosts run it from what was pushed, wherever it lies here."""
+    monkeypatch.syspath_prepend(copied)
+    view = recorder()
+    config = "run_config: {local-epochs: 2, lr: 0.1, fraction-evaluate: 1.0}"
+    bench.up(view, f"playbook: p\napp: quickstart\nrounds: 1\n{config}\n")
+    ((loss,), _) = federated(0.1, rounds=1)
+    found = Ran(bench, view).metrics("train")
+    assert found == {1: {"train_loss": pytest.approx(loss)}}
+
+
+def test_an_app_that_fails_everywhere_says_why(bench: Any, recorder: type, copied: Path) -> None:
+    """The campaign ends with the round, a client and the app's own words; the traceback is in that client's log."""
+    task = copied / "quickstart" / "task.py"
+    task.write_text(task.read_text().replace("return weights, test(weights, data)", "raise OSError('no disk')"))
+    view = recorder()
+    with pytest.raises(
+        CampaignError, match=r"server: round 1: the app failed on every client; client-\d: OSError: no disk"
+    ):
+        bench.up(view, "playbook: p\napp: quickstart\n")
+    manifest = bench.manifest(view)
+    assert manifest.status == "failed"
+    assert "OSError: no disk" in manifest.error
+    for client in CLIENTS:
+        stderr = (view.directory / "raw" / client / "stderr").read_text()
+        assert "Traceback" in stderr
+        assert "task.py" in stderr
+
+
+def test_an_app_that_cannot_be_imported_says_what_it_misses(bench: Any, recorder: type, copied: Path) -> None:
+    """A dependency that nobody has written down: one sentence with its name."""
+    server = copied / "quickstart" / "server_app.py"
+    server.write_text(f"import a_library_nobody_has\n{server.read_text()}")
+    with pytest.raises(CampaignError, match=r"quickstart\.server_app:app: cannot be imported: .*a_library_nobody_has"):
+        bench.up(recorder(), "playbook: p\napp: quickstart\n")
+
+
+def test_a_dependency_that_is_missing_is_found_before_anything_starts(bench: Any, recorder: type, copied: Path) -> None:
+    """The hosts of a virtual lab have a Python of their own (manager: existing): what is not there is asked for."""
+    project = copied / "pyproject.toml"
+    project.write_text(project.read_text().replace('"numpy>=1.26"', '"numpy>=1.26", "a-library-nobody-has>=2"'))
+    view = recorder()
+    with pytest.raises(LabError, match=r"lacks a-library-nobody-has>=2; .* -m pip install 'a-library-nobody-has>=2'"):
+        bench.up(view, "playbook: p\napp: quickstart\n")
+    assert view.directory is None

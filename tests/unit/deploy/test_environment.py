@@ -70,6 +70,29 @@ def test_the_advice_for_existing_pythons_is_the_same():
     assert set(re.findall(r"[<>=]+[\d.]+", flwr)) == set(re.findall(r"[<>=]+[\d.]+", REQUIREMENTS["flwr"]))
 
 
+def test_an_apps_own_dependencies_are_asked_for_with_ours():
+    """What both ask for is one line; flwr comes without its simulation; markers and extras stay."""
+    lines = (
+        "flwr[simulation]>=1.22.0",
+        "numpy<3",
+        "scipy",
+        "x[a]>=1 ; python_version < '3.12'",
+        "psutil<7; os_name == 'nt'",
+    )
+    app = msgspec.structs.replace(embedded("flclient.apps.payload"), dependencies=lines)
+    plain, asked = set(requirements(embedded("flclient.apps.payload"))), set(requirements(app))
+    assert {line for line in plain if line.startswith(("flwr", "numpy"))} == plain - asked
+    added = asked - plain
+    (flwr,) = (line for line in added if line.startswith("flwr"))
+    assert set(re.findall(r"[<>=]+[\d.]+", flwr)) == {">=1.41", "<2", ">=1.22.0"}
+    assert "[" not in flwr
+    (numpy,) = (line for line in added if line.startswith("numpy"))
+    assert set(re.findall(r"[<>=]+[\d.]+", numpy)) == {">=1.26", "<3"}
+    assert added - {flwr, numpy} == {"scipy", 'x[a]>=1; python_version < "3.12"', 'psutil<7; os_name == "nt"'}
+    marked = msgspec.structs.replace(app, dependencies=("flwr[simulation]>=1.9; python_version < '4'",))
+    assert 'flwr>=1.9; python_version < "4"' in requirements(marked)
+
+
 @pytest.mark.parametrize(
     ("target", "uv", "some", "never"),
     [

@@ -28,6 +28,7 @@ from deploy.app import embedded
 from deploy.bundle import Bundle, File, Packed, code_directory, listed, make_bundle, push
 from deploy.errors import HostError
 from deploy.facts import findings, look
+from deploy.health import examine
 from deploy.hostside.look import encoded
 from deploy.inventory import Host, Python, Ssh
 from flcommon import identity, process
@@ -67,6 +68,21 @@ def test_a_look_finds_this_machine(here):
         package: importlib.metadata.version("grpcio" if package == "grpc" else package)
         for package in ("flwr", "grpc", "msgspec", "numpy", "torch", "torchvision")
     }
+
+
+@pytest.mark.parametrize("python", [sys.executable, "/no/venv"])
+def test_a_look_finds_what_an_app_needs_by_its_distributions_name(here, python):
+    """Names on disk are not those that people write; what is not there is None, and without a Python nobody knows."""
+    names = ("scikit-learn", "typing-extensions", "pyyaml", "a-package-that-nobody-has")
+    found = look(host(python), here, names).packages
+    if python == "/no/venv":
+        assert found == {}
+        return
+    assert {name: found[name] for name in names[:3]} == {name: importlib.metadata.version(name) for name in names[:3]}
+    assert found["a-package-that-nobody-has"] is None
+    assert set(found) == {*names, "flwr", "grpc", "msgspec", "numpy", "torch", "torchvision"}
+    examined = examine(host(python), here, "127.0.0.1", names)
+    assert examined.facts.packages == found
 
 
 def test_a_look_imports_nothing_that_costs(here):
