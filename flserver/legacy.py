@@ -1,5 +1,6 @@
 """Watches the strategies of Flower's older API (`flwr.server.strategy`), in a Server or in a workflow.
 
+Nobody joins a campaign that runs, so that a strategy which waits for more clients would wait for a day: an error.
 They are Flower's to call from places that are not public: `ServerApp` without a `main` comes to `run_fl`, an app with
 `SecAggPlusWorkflow` to `DefaultWorkflow`. Their test fails loudly on a release in which that is different.
 """
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
+    from flwr.server import ClientManager
+
     Watch = Callable[[object, Mapping[str, str]], AbstractContextManager[None]]
+    TooFew = Callable[[], None]
+    Updater = tuple[threading.Thread, threading.Event, threading.Event]
 
 PHASES = {
     "configure_fit": "configure",
@@ -33,17 +38,22 @@ _PAIRED = 2
 
 
 @contextmanager
-def watching(watch: Watch) -> Iterator[None]:
-    """Have every older strategy watched that runs inside; end the threads that an engine cut short leaves behind."""
+def watching(watch: Watch, too_few: TooFew) -> Iterator[None]:
+    """Have every older strategy watched that runs inside; end the threads that an engine cut short leaves behind.
+
+    `too_few` is called when a strategy waits for more clients than there are; it raises.
+    """
     with ExitStack() as stack:
         stack.enter_context(replaced(server_engine, "run_fl", _serving(vars(server_engine)["run_fl"], watch)))
         call = DefaultWorkflow.__call__
         stack.enter_context(replaced(DefaultWorkflow, "__call__", _working(call, watch)))
-        updaters: list[tuple[threading.Thread, threading.Event]] = []
+        updaters: list[Updater] = []
         stack.callback(_end, updaters)
         for engine in (server_engine, workflow_engine):
             start = engine.start_update_client_manager_thread
-            stack.enter_context(replaced(engine, "start_update_client_manager_thread", _noting(start, updaters)))
+            stack.enter_context(
+                replaced(engine, "start_update_client_manager_thread", _noting(start, updaters, too_few))
+            )
         yield
 
 
@@ -69,9 +79,19 @@ def metrics(step: str, result: Any) -> Mapping[str, object] | None:  # noqa: ANN
     return {**({"loss": first} if scored else {}), **(found or {})}
 
 
+def put_in_order(results: object) -> None:
+    """Sort the results of a round by client: a Server collects them from a set, and sums of floats depend on order."""
+    if isinstance(results, list) and all(_is_result(one) and one[0].cid.isdecimal() for one in results):
+        results.sort(key=lambda one: int(one[0].cid))
+
+
+def _is_result(one: object) -> bool:
+    return isinstance(one, tuple) and len(one) == _PAIRED and isinstance(one[0], ClientProxy)
+
+
 def reason(failure: object, names: Mapping[int, str]) -> str:
     """Return what an entry of `failures` says: an exception, or a client and its answer that is not OK."""
-    if isinstance(failure, tuple) and len(failure) == _PAIRED and isinstance(failure[0], ClientProxy):
+    if isinstance(failure, tuple) and _is_result(failure):
         cid, status = failure[0].cid, getattr(failure[1], "status", None)
         client = names.get(int(cid), cid) if cid.isdecimal() else cid
         return f"{client}: {getattr(status, 'message', failure[1])}"
@@ -97,20 +117,30 @@ def _working(call: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
     return work
 
 
-def _noting(
-    start: Callable[..., Any], updaters: list[tuple[threading.Thread, threading.Event]]
-) -> Callable[..., tuple[threading.Thread, threading.Event, threading.Event]]:
+def _noting(start: Callable[..., Updater], updaters: list[Updater], too_few: TooFew) -> Callable[..., Updater]:
     @functools.wraps(start)
-    def started(*args: Any, **rest: Any) -> tuple[threading.Thread, threading.Event, threading.Event]:  # noqa: ANN401
-        thread, stop, done = start(*args, **rest)
-        updaters.append((thread, stop))
-        return thread, stop, done
+    def started(grid: Any, client_manager: ClientManager) -> Updater:  # noqa: ANN401 - passes on what it gets
+        updaters.append(start(grid, client_manager))
+        updaters[-1][-1].wait()  # from then on, whoever asks for clients is told of all that the grid has
+        _make_impatient(client_manager, too_few)
+        return updaters[-1]
 
     return started
 
 
-def _end(updaters: list[tuple[threading.Thread, threading.Event]]) -> None:
+def _make_impatient(client_manager: ClientManager, too_few: TooFew) -> None:
+    waiting = client_manager.wait_for
+
+    def wait_for(num_clients: int, *args: Any, **rest: Any) -> bool:  # noqa: ANN401 - passes on what it gets
+        if client_manager.num_available() < num_clients:
+            too_few()
+        return waiting(num_clients, *args, **rest)
+
+    vars(client_manager)["wait_for"] = wait_for
+
+
+def _end(updaters: list[Updater]) -> None:
     """End the threads that look for clients every five seconds: an engine that is cut short leaves its own running."""
-    for thread, stop in updaters:
+    for thread, stop, _ in updaters:
         stop.set()
         thread.join()

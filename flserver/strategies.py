@@ -17,7 +17,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Message
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Strategy, strategy_utils
 
 from flcommon.eventlog import EventLog, now
 from flcommon.events import Metrics, TargetReached
@@ -74,10 +74,10 @@ class StrategyWatch:
         def timed(*args: Any, **rest: Any) -> Any:  # noqa: ANN401 - passes on what it gets
             server_round = args[0] if args else rest["server_round"]
             self.rounds.enter(server_round)
+            given = [*args[1:], *(value for key, value in rest.items() if key != "server_round")]
             if name in {"aggregate_train", "aggregate_fit"}:
-                self.check_failures(
-                    server_round, [*args[1:], *(value for key, value in rest.items() if key != "server_round")]
-                )
+                self.check_failures(server_round, given)
+            legacy.put_in_order(given[0] if given else None)
             started = now()
             result = method(*args, **rest)
             self.rounds.phase(phase, started)
@@ -136,6 +136,11 @@ class StrategyWatch:
         if not first and isinstance(failures, list) and failures:
             self._fail(server_round, legacy.reason(failures[0], self.names))
 
+    def too_few(self, *_: object) -> None:
+        """Raise ServerError for a strategy that waits for clients: all are there when a trial begins."""
+        why = f"the strategy waits for more clients than are there; the campaign began with {len(self.names)}"
+        raise ServerError(f"round {self.rounds.number}", f"{why} (min_available_nodes, or how many it samples)")
+
     def _fail(self, server_round: int, why: str) -> None:
         raise ServerError(f"round {server_round}", f"the app failed on every client; {why}")
 
@@ -190,7 +195,9 @@ def watching(watch: StrategyWatch) -> Iterator[None]:
     with ExitStack() as stack:
         for kind in _starting(Strategy):
             stack.enter_context(replaced(kind, "start", watch.start(vars(kind)["start"])))
-        stack.enter_context(legacy.watching(watch.watching))
+        # Its only use is to wait for clients, in steps of a second, for ever.
+        stack.enter_context(replaced(strategy_utils, "sleep", watch.too_few))
+        stack.enter_context(legacy.watching(watch.watching, watch.too_few))
         yield
 
 

@@ -182,6 +182,26 @@ def test_a_round_in_which_no_client_trains_is_the_end(monkeypatch: Any, play: Ca
         play(engine(strategy(), 2))
 
 
+@pytest.mark.parametrize("engine", [by_server, by_workflow])
+def test_waiting_for_more_clients_than_there_are_is_an_error(play: Callable, engine: Callable) -> None:
+    """Flower would wait for a day; nobody joins a campaign that runs."""
+    with pytest.raises(ServerError, match=r"^round 1: the strategy waits for more clients than are there; .* with 4 "):
+        play(engine(strategy(min_available_clients=5), 2))
+
+
+def test_results_are_aggregated_in_the_order_of_the_clients(play: Callable) -> None:
+    """A Server takes them from a set: the same trial gave the same sums to the last bit by luck alone."""
+    orders = []
+
+    class Noting(FedAvg):
+        def aggregate_fit(self, server_round: int, results: list, failures: list) -> tuple:
+            orders.append([proxy.node_id for proxy, _ in results])
+            return super().aggregate_fit(server_round, results, failures)
+
+    play(by_server(Noting(), 12))
+    assert orders == [list(NODES)] * 12
+
+
 def test_asking_for_the_initial_model_belongs_to_no_round(play: Callable, lab: Lab) -> None:
     """Without initial parameters one client is asked for its own, before round 1 begins."""
     play(by_server(strategy(), 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import FedAvg, Strategy, strategy_utils
 
 from flcommon import flower
 from flcommon.events import Metrics, PhaseEnded, RoundEnded, RoundStarted, TargetReached
@@ -277,6 +278,14 @@ def test_a_round_in_which_no_client_trains_ends_the_trial(log: Any, watch: Calla
     assert why.startswith("the app failed on every client; pi-")
     assert why.endswith(": ZeroDivisionError: no data")
     assert log.of(Metrics) == []
+
+
+def test_waiting_for_more_clients_than_there_are_is_an_error(grid: EchoGrid, watch: Callable) -> None:
+    """FedAvg would look every second for ever, though nobody joins a campaign that runs. Loud: `sleep` is not public."""
+    with watching(watch()), pytest.raises(ServerError, match=r"^round 1: the strategy waits for more clients than are"):
+        Quiet(min_available_nodes=4).start(grid, ARRAYS, num_rounds=1)
+    assert grid.sent == 0
+    assert strategy_utils.sleep is time.sleep
 
 
 def test_a_straggler_is_not_said_to_have_failed(log: Any, watch: Callable) -> None:
