@@ -68,7 +68,8 @@ def run(bench: Any, recorder: type, tmp_path: Path) -> Iterator[Callable[..., Ra
 
 
 def digest(root: Path) -> dict[str, str]:
-    files = [path for path in sorted(root.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    made = ("__pycache__", ".ruff_cache")
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and not set(made) & set(path.parts)]
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
