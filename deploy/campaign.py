@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
+from deploy.authority import credentials
 from deploy.bundle import code_directory
 from deploy.crew import assembled
 from deploy.custody import Campaign, pull_quietly, recorded, stopped
@@ -27,7 +29,7 @@ from flcommon import events
 from flcommon.process import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -38,6 +40,12 @@ if TYPE_CHECKING:
     from deploy.playbook import Playbook
     from deploy.remote.protocol import Remote
     from deploy.view import View
+    from flcommon.job import Tls
+
+NO_TLS = (
+    "transport.tls is off in the playbook: whoever reaches the server's port can join as any client, and whoever is on"
+    " the network can read and change what is sent"
+)
 
 
 @dataclass(frozen=True)
@@ -77,13 +85,17 @@ def up(request: Request, view: View) -> None:
             crew.prepare_python(Kit(request.playbook.app, refresh=request.refresh))
             phases.begin("push")
             bundle = crew.push_code(request.playbook.app)
+            if request.playbook.tls:
+                crew.prepare_keys(bundle)
+            else:
+                view.note(NO_TLS)
             plan = make_plan(request.playbook, crew.clients)
             campaign = assign(plan, bundle, crew)
             run = RunDirectory.of(request.runs, campaign.manifest)
             watch = CampaignWatch(view.event, on_note=view.note, on_pause=pull_quietly(campaign, run, view))
             with recorded(campaign, run, phases), stopped(campaign, watch, phases):
                 phases.begin("start")
-                start(campaign, plan, inventory.server_address, watch)
+                start(campaign, plan, inventory.server_address, certified(campaign, plan, crew), watch)
                 if request.detach:
                     campaign.left = True
                     return
@@ -124,24 +136,33 @@ def describe(name: str, created: datetime, plan: Plan, bundle: Bundle, crew: Cre
         inventory=msgspec.to_builtins(crew.inventory, enc_hook=str),
         playbook_resolved=plan.playbook.resolved,
         hosts={
-            host.name: HostRecord(role=host.role, facts=msgspec.to_builtins(crew.facts[host.name]))
+            # Without what says nothing of a measurement.
+            host.name: HostRecord(role=host.role, facts=msgspec.to_builtins(replace(crew.facts[host.name], csr="")))
             for host in crew.hosts
         },
         trials=plan.trials,
         phases_s={},
         absent={host: str(error) for host, error in crew.absent.items()},
+        tls=plan.playbook.tls,
     )
 
 
-def start(campaign: Campaign, plan: Plan, server_address: str, watch: CampaignWatch) -> None:
+def certified(campaign: Campaign, plan: Plan, crew: Crew) -> Mapping[str, Tls]:
+    """Return each host's part in the campaign's TLS; nothing if the playbook does without."""
+    if not plan.playbook.tls:
+        return {}
+    return credentials(campaign.manifest.campaign, crew.inventory.server_address, crew.hosts, crew.facts)
+
+
+def start(campaign: Campaign, plan: Plan, server_address: str, tls: Mapping[str, Tls], watch: CampaignWatch) -> None:
     """Start the server, wait until it listens, then start all clients; returns when the campaign runs."""
     name, server = campaign.manifest.campaign, campaign.server
-    job = plan.server_job(name, host=server.host, listen=listen_address(server_address))
+    job = plan.server_job(name, host=server.host, listen=listen_address(server_address), tls=tls.get(server.host))
     watch.follow(server, SERVER_EVENTS, Order(_raw(job), _raw(campaign.manifest)))
     address = client_address(server_address, watch.until(events.Listening))
     for worker in campaign.clients.values():
-        order = Order(_raw(plan.client_job(name, host=worker.host, server_address=address)))
-        watch.follow(worker, CLIENT_EVENTS, order)
+        own = plan.client_job(name, host=worker.host, server_address=address, tls=tls.get(worker.host))
+        watch.follow(worker, CLIENT_EVENTS, Order(_raw(own)))
     watch.until(events.CampaignStarted)
 
 

@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploy.campaign import listen_address
+from deploy.campaign import NO_TLS, listen_address
 from deploy.differences import CONTROLLER, differences
 from deploy.doorway import server_port
 from deploy.errors import DeployError, HostError, HostKeyRefused
@@ -40,10 +40,15 @@ class Checked:
         return not any(one.level == "error" for found in self.findings.values() for one in found)
 
 
-def check_lab(inventory: Inventory, app: App, connect: Callable[[Host], Remote]) -> Checked:
-    """Check all hosts at once; one that cannot be reached or looked at is a finding like any other."""
+def check_lab(inventory: Inventory, app: App, connect: Callable[[Host], Remote], *, tls: bool = True) -> Checked:
+    """Check all hosts at once; one that cannot be reached or looked at is a finding like any other.
+
+    `tls` is the playbook's: doing without is a finding too.
+    """
     hosts = {host.name: host for host in inventory.hosts}
     found: dict[str, list[Finding]] = {name: [] for name in (CONTROLLER, *hosts)}
+    if not tls:
+        found[CONTROLLER].append(Finding("warning", "tls", NO_TLS, "leave transport.tls out of the playbook"))
     needed = app_distributions(app)
     address = inventory.server_address.rpartition(":")[0].strip("[]")
     with connect_each(inventory.hosts, connect) as reached:

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from deploy.bundle import make_bundle, push
+import msgspec
+
+from deploy.authority import request_of, sharing_a_key
+from deploy.bundle import code_directory, make_bundle, push
 from deploy.environment.prepare import prepare_python
 from deploy.errors import DeployError, HostError, InputError, LabError, together
 from deploy.facts import Facts, app_distributions, findings, look
@@ -118,6 +121,23 @@ class Crew:
 
         self.each(pushed, width=NARROW)
         return bundle
+
+    def prepare_keys(self, bundle: Bundle) -> None:
+        """See to it that every host has a private key, and that its certificate request is among its facts."""
+
+        def prepared(host: Host, remote: Remote) -> Facts:
+            facts = self.facts[host.name]
+            request = request_of(remote, facts, code_directory(facts, bundle))
+            if request != facts.csr:
+                self.view.host(host.name, "private key made")
+            return msgspec.structs.replace(facts, csr=request)
+
+        self.facts.update(self.each(prepared))
+        for names in sharing_a_key(self.hosts, self.facts):
+            self.view.note(
+                f"{', '.join(names)} have the same private key, and can pose as each other: unless they are one"
+                " machine, delete the directory keys in the work directory of all but one"
+            )
 
     @property
     def _ways_out(self) -> str:

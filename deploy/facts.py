@@ -46,7 +46,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     `python` is the interpreter that has looked, empty if there is none; `trouble` says what is wrong with the one of
     the inventory, if anything is. `envs` names the complete environments below the work directory, `running` the
-    directories of our processes that are alive.
+    directories of our processes that are alive; `csr` is the host's certificate request (flcommon.credentials) if that
+    and its private key are as they should be.
     """
 
     home: str
@@ -70,6 +71,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     code: tuple[str, ...]
     envs: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
+    csr: str = ""
     wall_ns: int
 
     @property

@@ -49,7 +49,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     `trials` stand in the order of execution. `status` says how the campaign ended; `error` why, if it failed.
     `hosts` are those that took part; `absent` says why others of the inventory did not. `phases_s` is the controller's
-    own account: seconds for hosts, connect, look, prepare, push, start, run, stop, pull.
+    own account: seconds for hosts, connect, look, prepare, push, start, run, stop, pull. `tls` says whether server and
+    clients proved to each other who they are; before there was TLS, no run did.
     """
 
     schema: int
@@ -68,6 +69,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     trials: tuple[PlannedTrial, ...]
     phases_s: dict[str, float]
     absent: dict[str, str] = {}
+    tls: bool = False
 
     @property
     def clients(self) -> tuple[str, ...]:

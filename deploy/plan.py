@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deploy.app import App
     from deploy.playbook import Condition, Playbook, Settings
     from flcommon.delay import Delay
-    from flcommon.job import ConfigValue
+    from flcommon.job import ConfigValue, Tls
 
 _ORDER_STREAM = 1
 
@@ -51,12 +51,14 @@ class Plan:
         config = {**first.run_config, ROUNDS: rounds}
         return msgspec.structs.replace(first, index=WARMUP, rounds=rounds, run_config=config, delay=None, stop=None)
 
-    def server_job(self, campaign: str, *, host: str, listen: str) -> ServerJob:
-        """Return the server's job; `listen` is `address:port` on the server host."""
+    def server_job(self, campaign: str, *, host: str, listen: str, tls: Tls | None = None) -> ServerJob:
+        """Return the server's job; `listen` is `address:port` on the server host; no `tls`: whoever comes is let in."""
         return ServerJob(
             campaign=campaign,
             host=host,
             app=self.app,
+            transport=self.playbook.transport,
+            tls=tls,
             listen=listen,
             clients=self.clients,
             trials=tuple(_server_trial(trial) for trial in self.trials),
@@ -64,7 +66,7 @@ class Plan:
             pull_every_s=self.playbook.pull_every_s,
         )
 
-    def client_job(self, campaign: str, *, host: str, server_address: str) -> ClientJob:
+    def client_job(self, campaign: str, *, host: str, server_address: str, tls: Tls | None = None) -> ClientJob:
         """Return the job of the client named `host`; raises ValueError if the plan has no such client."""
         if host not in self.clients:
             raise ValueError(f"the plan has no client {host!r}")
@@ -72,6 +74,8 @@ class Plan:
             campaign=campaign,
             host=host,
             app=self.app,
+            transport=self.playbook.transport,
+            tls=tls,
             server_address=server_address,
             delay_seed=self.playbook.seed,
             node_config={"partition-id": self.clients.index(host), "num-partitions": len(self.clients)},

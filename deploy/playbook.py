@@ -16,12 +16,16 @@ from deploy.inventory import Name
 from deploy.trace import distribution, read_in
 from deploy.yamlfile import Node, read_yaml
 from flcommon.delay import Delay
-from flcommon.job import ConfigValue, Stop
+from flcommon.job import ConfigValue, Stop, Transport
 
 MAX_TRIALS = 10_000
 SETTABLE = ("rounds", "delay.probability", "delay.seconds", "data.set", "data.partition", "data.alpha")
 """What a sweep may vary, and `run_config.*`."""
 
+SWITCHES = ("transport.tls",)
+"""What may be written as on or off."""
+
+_DEFAULT = Transport()
 _SETTINGS = ("rounds", "data", "run_config", "delay", "stop")
 
 
@@ -41,6 +45,26 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise ValueError("partition: dirichlet needs alpha, a number above 0 (small: each client has few classes)")
         if self.partition != "dirichlet" and self.alpha is not None:
             raise ValueError(f"alpha goes with partition: dirichlet, not with {self.partition}")
+
+
+class TransportSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How server and clients talk: `flcommon.job.Transport`, and whether the connection is mutual TLS."""
+
+    tls: bool = True
+    keepalive_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = _DEFAULT.keepalive_s
+    keepalive_timeout_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = _DEFAULT.keepalive_timeout_s
+    rejoin_timeout_s: Annotated[float, msgspec.Meta(ge=0, le=604_800)] = _DEFAULT.rejoin_timeout_s
+    clock_every_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = _DEFAULT.clock_every_s
+
+    @property
+    def of_job(self) -> Transport:
+        """What of it stands in every job as it is; a job's TLS is its credentials."""
+        return Transport(
+            keepalive_s=self.keepalive_s,
+            keepalive_timeout_s=self.keepalive_timeout_s,
+            rejoin_timeout_s=self.rejoin_timeout_s,
+            clock_every_s=self.clock_every_s,
+        )
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,8 +88,8 @@ class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     """A validated playbook: `conditions` are all combinations of the sweep, each checked on its own.
 
     `warmup_rounds` run once before the trials, without delay, and count nowhere. Logs are pulled between two rounds,
-    every `pull_every_s` at most (0: only at the end). `sweep` is as written. `resolved` is the file's content as plain
-    data (traces read in), for the manifest.
+    every `pull_every_s` at most (0: only at the end). `tls` is false if the playbook does without. `sweep` is as
+    written. `resolved` is the file's content as plain data (traces read in), for the manifest.
     """
 
     file: Path
@@ -79,6 +103,8 @@ class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     sweep: dict[str, list[Any]]
     conditions: tuple[Condition, ...]
     resolved: dict[str, Any]
+    transport: Transport = _DEFAULT
+    tls: bool = True
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -97,11 +123,12 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pull_every_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 60.0
     order: Literal["shuffled", "listed"] = "shuffled"
     seed: Annotated[int, msgspec.Meta(ge=0)] = 1
+    transport: TransportSection = TransportSection()
 
 
 def load_playbook(path: Path) -> Playbook:
     """Read a playbook file and the traces it names; raises InputError that names file, line and key."""
-    written = read_yaml(path)
+    written = read_yaml(path, switches=SWITCHES)
     top = read_in(written)
     entry = convert(top, _File)
     app = resolve(top.entries()["app"])
@@ -119,6 +146,8 @@ def load_playbook(path: Path) -> Playbook:
         sweep=convert(written, _File).sweep,
         conditions=tuple(_conditions(written, top)),
         resolved=convert(top, dict[str, Any]),
+        transport=entry.transport.of_job,
+        tls=entry.transport.tls,
     )
 
 

@@ -17,7 +17,7 @@ import yaml
 from deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 Scalar = bool | int | float | str | None
@@ -36,6 +36,7 @@ _INT64 = 2**63
 _NULL = "tag:yaml.org,2002:null"
 _TEXT = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:value")
 _BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
+_SWITCH = {"on": True, "off": False}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _REAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _SECRET = re.compile(r"(.*[-_ ])?(pass|secret|token|api[-_ ]?key|private[-_ ]?key)|.*(password|passwd|passphrase)")
@@ -126,8 +127,11 @@ def read_text(file: Path) -> str:
         raise InputError(file, "is not UTF-8 text", line=line) from error
 
 
-def read_yaml(file: Path) -> Node:
-    """Return the mapping at the top of a YAML file; raises InputError for all that is wrong with the file."""
+def read_yaml(file: Path, *, switches: Collection[str] = ()) -> Node:
+    """Return the mapping at the top of a YAML file; raises InputError for all that is wrong with the file.
+
+    `switches` are dotted keys of what is on or off: there these words are true and false to everybody.
+    """
     text = read_text(file)
     try:
         top = yaml.compose(text, Loader=_Loader)
@@ -142,7 +146,7 @@ def read_yaml(file: Path) -> Node:
         raise InputError(file, f"is nested deeper than {MAX_DEPTH} levels") from None
     if top is None or top.tag == _NULL:
         raise InputError(file, "is empty")
-    root = _Builder().build(top, Node(file, _line(top), ""))
+    root = _Builder(switches).build(top, Node(file, _line(top), ""))
     root.entries()
     return root
 
@@ -168,8 +172,9 @@ class _Loader(yaml.SafeLoader):
 class _Builder:
     """Turns PyYAML's nodes of one file into ours; aliases become copies, whose number and depth are bounded."""
 
-    def __init__(self) -> None:
+    def __init__(self, switches: Collection[str] = ()) -> None:
         self.nodes = 0
+        self.switches = switches
 
     def build(self, node: yaml.Node, place: Node, depth: int = 0) -> Node:
         """Return `node` and all below it, at `place`."""
@@ -182,6 +187,8 @@ class _Builder:
             return replace(place, value=self.mapping(node, place, depth + 1))
         if isinstance(node, yaml.SequenceNode):
             return replace(place, value=self.sequence(node, place, depth + 1))
+        if place.key in self.switches and str(node.value).lower() in _SWITCH and getattr(node, "style", None) is None:
+            return replace(place, value=_SWITCH[node.value.lower()])
         return replace(place, value=_scalar(node, place))
 
     def sequence(self, node: yaml.SequenceNode, place: Node, depth: int) -> list[Node]:

@@ -29,10 +29,11 @@ def timing_mod(place: Place, log: EventLog) -> Mod:
     def mod(message: Message, context: Context, call_next: ClientCall) -> Message:
         cpu_before = time.process_time()
         log.write(ComputeStarted(**place))
-        reply = call_next(message, context)
-        ended = now()
-        log.write(ComputeEnded(**place, cpu_s=time.process_time() - cpu_before), ended)
-        return reply
+        try:
+            return call_next(message, context)
+        finally:
+            ended = now()
+            log.write(ComputeEnded(**place, cpu_s=time.process_time() - cpu_before), ended)
 
     return mod
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flwr.app import Context, Message, RecordDict
@@ -15,11 +16,24 @@ from flcommon import flower, wire
 from flcommon.delay import Draw
 from flcommon.errors import FieldlabError
 from flcommon.eventlog import EventLog, Moment, now
-from flcommon.events import MessageReceived, Place, Ready, ReplySent, TrialEnded, TrialOpened, TrialPrepared
+from flcommon.events import (
+    AppRaised,
+    MessageReceived,
+    Place,
+    Ready,
+    Redelivered,
+    ReplySent,
+    Transferring,
+    TrialEnded,
+    TrialOpened,
+    TrialPrepared,
+)
 from flcommon.seeding import seed_everything
 
 if TYPE_CHECKING:
+    from flcommon.inbox import Heard
     from flcommon.job import ClientJob, ClientTrial
+    from flcommon.outbox import Offered
 
 
 def run_client(job: ClientJob, log: EventLog, started: float) -> None:
@@ -31,8 +45,13 @@ def run_client(job: ClientJob, log: EventLog, started: float) -> None:
     app = flower.load_app(job.app.client, ClientApp, job.app.directory)
     loaded = time.monotonic()
     log.write(Ready(after_s=loaded - started, app_import_s=loaded - importing))
-    with Connection(job.server_address, job.connect_timeout_s) as connection:
-        connection.send(wire.Hello(wire.PROTOCOL, job.campaign, job.host))
+    take_part(job, app, log)
+
+
+def take_part(job: ClientJob, app: ClientApp, log: EventLog) -> None:
+    """Join the server and run the app on what it says, until it says goodbye; raises ConnectionFailed."""
+    arriving = _Arriving(job.host, log)
+    with Connection(job, log, arriving.progress) as connection:
         Session(job, app, connection, log).run()
 
 
@@ -54,16 +73,15 @@ class Session:
 
     def run(self) -> None:
         """Do what the server says until it says goodbye."""
-        for data in self._connection.receive():
-            at = now()
-            frame, payload = wire.unpack_from_server(data)
-            match frame:
+        for heard in self._connection.frames():
+            match heard.frame:
                 case wire.Welcome(node_id):
                     self._node_id = node_id
+                    self._trial = self._context = None
                 case wire.OpenTrial(index):
                     self._open(index)
-                case wire.Instruction():
-                    self._instruct(frame, payload, at)
+                case wire.Instruction() as instruction:
+                    self._instruct(instruction, heard)
                 case wire.CloseTrial(index, ok):
                     self._close(index, ok=ok)
                 case wire.Goodbye(error):
@@ -94,12 +112,13 @@ class Session:
         self._log.write(TrialEnded(trial=index, ok=ok, rounds=self._rounds, duration_s=self._opened.until_s(at)), at)
         self._trial = self._context = None
 
-    def _instruct(self, frame: wire.Instruction, payload: memoryview, at: Moment) -> None:
+    def _instruct(self, frame: wire.Instruction, heard: Heard[wire.FromServer]) -> None:
         """Run the app on one instruction and send the reply, or Flower's error reply if the app raised."""
         trial, context = self._trial, self._context
         if trial is None or context is None or trial.index != frame.trial:
             raise FieldlabError(f"an instruction of trial {frame.trial} arrived outside that trial")
-        message = flower.decode(payload)
+        taken = now()
+        message = flower.decode(heard.body[0], heard.body[1:])
         place = Place(
             trial=frame.trial,
             round=frame.round,
@@ -107,12 +126,23 @@ class Session:
             client=self._job.host,
             kind=message.metadata.message_type,
         )
-        self._log.write(MessageReceived(**place, size_bytes=len(payload)), at)
+        event = MessageReceived(
+            **place,
+            size_bytes=heard.size_bytes,
+            wire_bytes=heard.wire_bytes,
+            receive_s=heard.first.until_s(heard.last),
+            queue_s=heard.last.until_s(taken),
+            decode_s=taken.until_s(now()),
+        )
+        self._log.write(event, heard.last)
         self._rounds = max(self._rounds, frame.round)
         reply = self._call(place, trial, message, context)
-        encoded = flower.encode(reply)
-        sent = self._connection.send(wire.Reply(frame.message), encoded)
-        self._log.write(ReplySent(**place, size_bytes=len(encoded)), sent)
+        returned = now()
+        parts = flower.encode(reply)
+        body = (parts.skeleton, *parts.segments)
+        watch = _Sending(place, self._log, sum(map(len, body)), returned, now())
+        asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
+        self._connection.send(asked, body, watch)
 
     def _call(self, place: Place, trial: ClientTrial, message: Message, context: Context) -> Message:
         who = Draw(self._job.delay_seed, self._job.host, trial.schedule, place["round"])
@@ -122,7 +152,46 @@ class Session:
             return _checked(call(message, context))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the app raises becomes Flower's error reply
             traceback.print_exc()
-            return flower.app_raised(message, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            self._log.write(AppRaised(**place, error=reason))
+            return flower.app_raised(message, reason)
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """A reply on its way: logs when it goes into gRPC (flcommon.outbox.Watch)."""
+
+    place: Place
+    log: EventLog
+    size_bytes: int
+    returned: Moment
+    encoded: Moment
+
+    def offered(self, how: Offered) -> None:
+        event = ReplySent(
+            **self.place,
+            size_bytes=self.size_bytes,
+            wire_bytes=how.wire_bytes,
+            encode_s=self.returned.until_s(self.encoded),
+            queue_s=self.encoded.until_s(how.first),
+            send_s=how.first.until_s(how.last),
+        )
+        self.log.write(event, how.first)
+
+    def redelivered(self, start: int, size_bytes: int) -> None:
+        self.log.write(Redelivered(**self.place, offset=start, size_bytes=size_bytes))
+
+
+@dataclass(frozen=True)
+class _Arriving:
+    """Logs how far a long instruction is; what kind it is stands in the part that decoding will read."""
+
+    client: str
+    log: EventLog
+
+    def progress(self, frame: wire.Instruction, filled: int, size: int) -> None:
+        place = Place(trial=frame.trial, round=frame.round, message=frame.message, client=self.client, kind="")
+        self.log.write(Transferring(**place, received_bytes=filled, size_bytes=size))
 
 
 def _checked(reply: object) -> Message:

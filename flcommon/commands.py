@@ -9,8 +9,9 @@
     status BELOW                  a `Status` per line, the latest processes first
     tail DIR FILE COUNT           the last lines of a file
     follow DIR FILE COUNT         the same, then more until the process has ended
+    request KEYS                  print the host's certificate request, after making its private key if there is none
 
-DIR is `<workdir>/campaigns/<campaign>/<host>`, BELOW the directory of all campaigns.
+DIR is `<workdir>/campaigns/<campaign>/<host>`, BELOW the directory of all campaigns, KEYS is `<workdir>/keys`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ def _do(verb: str, place: Path, rest: Sequence[str]) -> None:
             print_lines(msgspec.json.encode(one) + b"\n" for one in statuses(place, time.time()))
         case "tail" | "follow":
             print_lines(tail(place, rest[0], int(rest[1]), follow=verb == "follow"))
+        case "request":
+            from flcommon.credentials import certificate_request  # noqa: PLC0415 - `cryptography` costs 0.1 s
+
+            print_lines([certificate_request(place).encode()])
         case _:
             raise SystemExit(f"unknown verb {verb}")
 

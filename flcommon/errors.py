@@ -4,6 +4,7 @@
     ├── deploy.errors …             what the controller tells its user (inventory, playbook, hosts, steps)
     ├── flcommon.job.JobError       a job file that cannot be run
     ├── flcommon.flower.AppError    a Flower app that cannot be loaded
+    ├── flcommon.flower.MessageError  bytes that are no Flower message, or one that cannot be encoded
     └── StepError                   what ends a process on a host: at which step, and why
         ├── flserver.errors …
         └── flclient.connection.ConnectionFailed

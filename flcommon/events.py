@@ -180,23 +180,43 @@ class PhaseEnded(OfRound, frozen=True, kw_only=True, tag="phase-ended"):
 
 
 class MessageSent(OfMessage, frozen=True, kw_only=True, tag="message-sent"):
-    """(server) An instruction of `size_bytes` was offered to gRPC, `encode_s` after the grid began to encode it."""
+    """(server) The first byte of an instruction was offered to gRPC; again after each new connection that it took.
+
+    Encoding took `encode_s`, then it waited `queue_s` for its turn; `send_s` after its first byte gRPC had taken the
+    last. `size_bytes` is the message, `wire_bytes` all that was offered for it on this connection.
+    """
 
     size_bytes: int
+    wire_bytes: int
     encode_s: float
+    queue_s: float
+    send_s: float
 
 
 class ReplyReceived(OfMessage, frozen=True, kw_only=True, tag="reply-received"):
-    """(server) The complete reply of `size_bytes` is here; `error` holds Flower's error, if it carries one."""
+    """(server) The complete reply of `size_bytes` is here, `receive_s` after its first byte; `decode_s` comes on top.
+
+    `error` holds Flower's error, if it carries one.
+    """
 
     size_bytes: int
+    wire_bytes: int
+    receive_s: float
+    decode_s: float
     error: str | None = None
 
 
 class MessageReceived(OfMessage, frozen=True, kw_only=True, tag="message-received"):
-    """(client) A complete instruction of `size_bytes` is here."""
+    """(client) A complete instruction of `size_bytes` is here, `receive_s` after its first byte.
+
+    Then it waited `queue_s` for the app to be free, and `decode_s` is what decoding took.
+    """
 
     size_bytes: int
+    wire_bytes: int
+    receive_s: float
+    queue_s: float
+    decode_s: float
 
 
 class ComputeStarted(OfMessage, frozen=True, kw_only=True, tag="compute-started"):
@@ -223,9 +243,13 @@ class Delayed(OfMessage, frozen=True, kw_only=True, tag="delayed"):
 
 
 class ReplySent(OfMessage, frozen=True, kw_only=True, tag="reply-sent"):
-    """(client) The encoded reply of `size_bytes` was offered to gRPC."""
+    """(client) The first byte of a reply was offered to gRPC; fields as in `message-sent`."""
 
     size_bytes: int
+    wire_bytes: int
+    encode_s: float
+    queue_s: float
+    send_s: float
 
 
 class Redelivered(OfMessage, frozen=True, kw_only=True, tag="redelivered"):

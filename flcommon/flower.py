@@ -14,21 +14,28 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 import copy
 import importlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
-from flwr.common.serde import message_from_proto, message_to_proto, recorddict_to_proto
-from flwr.common.serde_utils import metadata_to_proto
+from flwr.common.serde import message_from_proto, recorddict_to_proto
+from flwr.common.serde_utils import error_to_proto, metadata_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.proto.recorddict_pb2 import Array as ArrayProto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]
 
 from flcommon.errors import FieldlabError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flwr.app import ConfigRecord, MetricRecord
     from flwr.clientapp import ClientApp
     from flwr.server import ClientManager
     from flwr.serverapp import ServerApp
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = [
     "SERVER_NODE_ID",
     "AppError",
+    "MessageError",
+    "Parts",
     "Run",
     "app_raised",
     "decode",
@@ -49,6 +58,7 @@ __all__ = [
     "run_id",
     "set_identity",
     "set_message_id",
+    "unavailable",
 ]
 
 SERVER_NODE_ID: int = SUPERLINK_NODE_ID
@@ -58,6 +68,10 @@ App = TypeVar("App", bound="ClientApp | ServerApp")
 
 class AppError(FieldlabError):
     """The Flower app cannot be loaded."""
+
+
+class MessageError(FieldlabError):
+    """Bytes that are no Flower message, or a Flower message that cannot be encoded."""
 
 
 def run_id(trial: int) -> int:
@@ -77,34 +91,109 @@ def empty_run(run_id: int) -> Run:
     return Run.create_empty(run_id)
 
 
-def encode(message: Message) -> bytes:
-    """Serialize a Flower message to its protobuf bytes."""
-    data: bytes = message_to_proto(message).SerializeToString()
-    return data
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An encoded message: a small `skeleton`, and the bytes of its arrays, in order, as the app made them.
+
+    The skeleton is Flower's own protobuf Message with the data of every Array left out: protobuf ends at 2 GB, and
+    copies all data at each step.
+    """
+
+    skeleton: bytes
+    segments: tuple[bytes, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """What the parts take together."""
+        return len(self.skeleton) + sum(map(len, self.segments))
 
 
-def encode_content(content: RecordDict) -> bytes:
-    """Serialize the content alone: joined with `encode_head`, in any order, it is a serialized Message.
+def encode(message: Message) -> Parts:
+    """Encode a message, with its content or its error; copies no array. Raises MessageError."""
+    head = encode_head(message)
+    if not message.has_content():
+        return Parts(head)
+    content = encode_content(message.content)
+    return Parts(head + content.skeleton, content.segments)
+
+
+def encode_content(content: RecordDict) -> Parts:
+    """Encode the content alone: its skeleton joined with `encode_head`, in any order, is a message's skeleton.
 
     (Protocol Buffers encoding: concatenated messages parse as their merge.) A strategy sends the same content object
-    to all clients, so it is encoded once.
+    to all clients, so it is encoded once. The content is only read: the app still holds it, in other threads too.
     """
-    data: bytes = MessageProto(content=recorddict_to_proto(content)).SerializeToString()
-    return data
+    segments: list[bytes] = []
+    try:
+        proto = MessageProto(content=_without_data(dict(content), segments))
+    except (TypeError, ValueError, ProtobufError) as error:  # numbers above 64 bits, axes above 2³¹, texts above 2 GB
+        raise MessageError(f"Flower cannot put this into a message: {error}") from error
+    return Parts(_serialized(proto), tuple(segments))
+
+
+def _without_data(records: dict[str, ArrayRecord | MetricRecord | ConfigRecord], data: list[bytes]) -> RecordDictProto:
+    """Return the records as Flower describes them, their arrays' data left out and appended to `data`."""
+    bare = {key: ArrayRecord() if isinstance(record, ArrayRecord) else record for key, record in records.items()}
+    proto = recorddict_to_proto(RecordDict(bare))
+    for item in proto.items:
+        record = records[item.key]
+        if not isinstance(record, ArrayRecord):
+            continue
+        for name, array in record.items():
+            data.append(bytes(array.data))  # `bytes` of bytes is the same object
+            described = ArrayProto(dtype=array.dtype, shape=array.shape, stype=array.stype)
+            item.array_record.items.add(key=name, value=described)
+    return proto
 
 
 def encode_head(message: Message) -> bytes:
-    """Serialize a message without its content."""
-    data: bytes = MessageProto(metadata=metadata_to_proto(message.metadata)).SerializeToString()
-    return data
+    """Encode a message without its content: what goes to one client only."""
+    error = error_to_proto(message.error) if message.has_error() else None
+    return _serialized(MessageProto(metadata=metadata_to_proto(message.metadata), error=error))
 
 
-def decode(payload: bytes | memoryview) -> Message:
-    """Parse the bytes of a Flower message; raises google.protobuf.message.DecodeError on anything else."""
+def decode(skeleton: bytes | memoryview, segments: Sequence[bytes] = ()) -> Message:
+    """Put a message together from its parts; its arrays hold the very segments. Raises MessageError on anything else.
+
+    Skeletons come from the network, so they may be any bytes.
+    """
     proto = MessageProto()
-    # upb takes any buffer without a copy; its type stub knows bytes only.
-    proto.ParseFromString(payload)
-    return message_from_proto(proto)
+    try:
+        # upb takes any buffer without a copy; its type stub knows bytes only.
+        proto.ParseFromString(skeleton)
+        bare = _take_arrays(proto)
+        message = message_from_proto(proto)
+    except Exception as error:  # flwr takes its input for its own, and stumbles over other bytes in many ways
+        raise MessageError(f"not a Flower message: {error or type(error).__name__}") from error
+    count = sum(len(arrays) for arrays in bare.values())
+    if count != len(segments):
+        raise MessageError(f"a Flower message of {count} arrays came with the bytes of {len(segments)}")
+    rest = iter(segments)
+    for key, arrays in bare.items():
+        record = cast("ArrayRecord", message.content[key])
+        for name, array in arrays.items():
+            record[name] = Array(array.dtype, tuple(array.shape), array.stype, next(rest))
+    return message
+
+
+def _take_arrays(proto: MessageProto) -> dict[str, dict[str, ArrayProto]]:
+    """Move the arrays out of the message, so that flwr does not build each of them, and twice, without its data."""
+    taken: dict[str, dict[str, ArrayProto]] = {}
+    for item in proto.content.items:
+        taken.pop(item.key, None)  # of two with the same name the last one counts, as flwr reads them
+        if item.HasField("array_record"):
+            taken[item.key] = {one.key: one.value for one in item.array_record.items}
+            item.array_record.ClearField("items")
+    return taken
+
+
+def _serialized(proto: MessageProto) -> bytes:
+    try:
+        data: bytes = proto.SerializeToString()
+    except ProtobufError as error:
+        # Only configuration is left that could be so long.
+        raise MessageError("a Flower message without its arrays must stay below 2 GB") from error
+    return data
 
 
 def set_message_id(message: Message, message_id: str) -> None:
@@ -115,6 +204,11 @@ def set_message_id(message: Message, message_id: str) -> None:
 def app_raised(instruction: Message, reason: str) -> Message:
     """Return Flower's reply for a ClientApp that raised."""
     return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=instruction)
+
+
+def unavailable(instruction: Message, reason: str) -> Message:
+    """Return Flower's reply for a node that is gone."""
+    return Message(Error(code=ErrorCode.NODE_UNAVAILABLE, reason=reason), reply_to=instruction)
 
 
 def is_key_exchange(instruction: Message) -> bool:

@@ -1,35 +1,76 @@
 """The frames on the stream between flserver and flclient, and their encoding.
 
-A frame is a 4-byte big-endian length, a msgpack header of that length, and a payload to the end: for instructions and
-replies Flower's own protobuf `Message`, untouched; empty otherwise. Why not a .proto: docs/decisions/0001.
-gRPC carries frames on one bidirectional stream, method `METHOD`, with no serializer of its own.
+A frame is a header and a body of any number of segments. On the stream it is one gRPC message or several: the first
+holds a 4-byte big-endian length, a msgpack `Envelope` of that length, and the beginning of the body; further ones hold
+nothing but the rest of it, however it was cut. For instructions and replies the first segment is Flower's protobuf
+`Message` without its arrays, and each further one the data of an array. Why not a .proto: docs/decisions/0001; why the
+arrays are outside: docs/decisions/0011. gRPC carries frames on one bidirectional stream, method `METHOD`, with no
+serializer of its own.
+
+Instructions, replies and all else that must arrive have a number, one after the other without gaps in each direction
+(`flcommon.outbox`, `flcommon.inbox`); number 0 is for what may be lost with its connection.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated, Generic, NamedTuple, TypeVar
+
 import msgspec
 
 from flcommon.decoding import decoded
+from flcommon.errors import FieldlabError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 SERVICE = "fieldlab.Experiment"
 METHOD = "Join"
-PROTOCOL = 1
-MAX_FRAME_BYTES = 2**31 - 1
-"""gRPC's own bound on one message; what is longer needs chunks."""
+PROTOCOL = 2
+PIECE_BYTES = 1 << 20
+"""A body is cut into gRPC messages of about this size: gRPC copies each, and holds each whole at either end."""
+MAX_PIECE_BYTES = 4 * PIECE_BYTES
+"""No gRPC message on the stream is longer."""
+MAX_BODY_BYTES = 1 << 35
+"""32 GiB: what is longer is no model but a mistake."""
+GRPC_PREFIX_BYTES = 5
+"""What gRPC puts before each message: a flag and a length (gRPC over HTTP/2, "Length-Prefixed-Message")."""
 
 _LENGTH_BYTES = 4
 
+Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_BODY_BYTES)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ProtocolError(FieldlabError):
+    """The other side has sent what no process of ours would."""
+
+
+class Clocks(NamedTuple):
+    """One instant on the two clocks of a host, in nanoseconds (`flcommon.eventlog.Moment`, as it travels)."""
+
+    mono_ns: int
+    wall_ns: int
+
+
+class Place(msgspec.Struct, frozen=True):
+    """How far one side has heard the other: the last number that is here whole, and bytes of the next one's body."""
+
+    number: Count = 0
+    filled: Size = 0
+
 
 class Frame(msgspec.Struct, frozen=True, tag_field="frame"):
-    """Base of all frame headers."""
+    """Base of all frames."""
 
 
 class Hello(Frame, frozen=True, tag="hello"):
-    """Client: the first frame; the app is imported and the client is ready."""
+    """Client: the first frame of a connection. `session` names the process, so that its next connection goes on."""
 
     protocol: int
     campaign: str
     client: str
+    session: str
+    heard: Place = Place()
 
 
 class Prepared(Frame, frozen=True, tag="prepared"):
@@ -39,15 +80,39 @@ class Prepared(Frame, frozen=True, tag="prepared"):
 
 
 class Reply(Frame, frozen=True, tag="reply"):
-    """Client: the reply to an instruction; payload: Flower's Message."""
+    """Client: the reply to an instruction; when the instruction was sent (server's clocks) and received (client's)."""
 
     message: str
+    asked: Clocks
+    received: Clocks
+
+
+class Pong(Frame, frozen=True, tag="pong"):
+    """Client: the answer to a ping: when it was sent (server's clocks) and received (client's)."""
+
+    asked: Clocks
+    received: Clocks
+
+
+class Leave(Frame, frozen=True, tag="leave"):
+    """Client: it goes, and will not be back by itself."""
+
+    reason: str
 
 
 class Welcome(Frame, frozen=True, tag="welcome"):
-    """Server: the client is known, and this is its Flower node id."""
+    """Server: the client's Flower node id. Not `resumed`: what it knows of an earlier connection is void."""
 
     node_id: int
+    resumed: bool
+    heard: Place = Place()
+
+
+class Refusal(Frame, frozen=True, tag="refusal"):
+    """Server: the client may not join; `again`: it may, later."""
+
+    reason: str
+    again: bool = False
 
 
 class OpenTrial(Frame, frozen=True, tag="open-trial"):
@@ -57,7 +122,7 @@ class OpenTrial(Frame, frozen=True, tag="open-trial"):
 
 
 class Instruction(Frame, frozen=True, tag="instruction"):
-    """Server: run the app on the payload (Flower's Message) and reply."""
+    """Server: run the app on the body (Flower's Message) and reply."""
 
     message: str
     trial: int
@@ -71,43 +136,96 @@ class CloseTrial(Frame, frozen=True, tag="close-trial"):
     ok: bool
 
 
+class Ping(Frame, frozen=True, tag="ping"):
+    """Server: to be answered at once, for comparing clocks."""
+
+
+class Confirm(Frame, frozen=True, tag="confirm"):
+    """Both: what the envelope says has been heard need not be kept; sent where no other frame would say so soon."""
+
+
 class Goodbye(Frame, frozen=True, tag="goodbye"):
     """Server: leave; `error` says why when it is not the campaign's regular end."""
 
     error: str | None = None
 
 
-FromClient = Hello | Prepared | Reply
-FromServer = Welcome | OpenTrial | Instruction | CloseTrial | Goodbye
+FromClient = Hello | Prepared | Reply | Pong | Leave | Confirm
+FromServer = Welcome | Refusal | OpenTrial | Instruction | CloseTrial | Ping | Confirm | Goodbye
+
+F = TypeVar("F")
+
+
+class Envelope(msgspec.Struct, Generic[F], frozen=True, array_like=True):
+    """The header of a frame: its number, the last number heard from the other side, when it was offered to gRPC.
+
+    `segments` are the sizes of the body's segments; with `start` above 0, so many bytes of the body have arrived by an
+    earlier connection, and the rest follows.
+    """
+
+    number: Count
+    heard: Count
+    sent: Clocks
+    frame: F
+    segments: tuple[Size, ...] = ()
+    start: Size = 0
+
 
 _encoder = msgspec.msgpack.Encoder()
-_from_client = msgspec.msgpack.Decoder(FromClient)
-_from_server = msgspec.msgpack.Decoder(FromServer)
+from_client: msgspec.msgpack.Decoder[Envelope[FromClient]] = msgspec.msgpack.Decoder(Envelope[FromClient])
+from_server: msgspec.msgpack.Decoder[Envelope[FromServer]] = msgspec.msgpack.Decoder(Envelope[FromServer])
 
 
-def pack(frame: Frame, *payload: bytes) -> bytes:
-    """Encode a frame; the payload's parts are joined behind the header, in one copy."""
-    header = _encoder.encode(frame)
-    return b"".join((len(header).to_bytes(_LENGTH_BYTES, "big"), header, *payload))
+def pack(envelope: Envelope[F]) -> bytes:
+    """Encode a header, with its length before it."""
+    header = _encoder.encode(envelope)
+    return len(header).to_bytes(_LENGTH_BYTES, "big") + header
 
 
-def _split(data: bytes) -> tuple[memoryview, memoryview]:
+def unpack(decoder: msgspec.msgpack.Decoder[Envelope[F]], data: bytes) -> tuple[Envelope[F], memoryview]:
+    """Decode the first gRPC message of a frame into header and beginning of the body; raises ProtocolError."""
     view = memoryview(data)
-    if len(view) < _LENGTH_BYTES:
-        raise msgspec.DecodeError("frame shorter than its length field")
     end = _LENGTH_BYTES + int.from_bytes(view[:_LENGTH_BYTES], "big")
-    if end > len(view):
-        raise msgspec.DecodeError("frame shorter than its header")
-    return view[_LENGTH_BYTES:end], view[end:]
+    if len(view) < _LENGTH_BYTES or end > len(view):
+        raise ProtocolError("a frame shorter than its header")
+    try:
+        envelope = decoded(decoder.decode, view[_LENGTH_BYTES:end])
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"a frame that cannot be read: {error}") from error
+    if sum(envelope.segments) > MAX_BODY_BYTES or envelope.start > sum(envelope.segments):
+        raise ProtocolError(f"a frame of {sum(envelope.segments)} bytes, from byte {envelope.start} on")
+    return envelope, view[end:]
 
 
-def unpack_from_client(data: bytes) -> tuple[FromClient, memoryview]:
-    """Decode what a client sent into header and payload; raises msgspec.MsgspecError on anything else."""
-    header, payload = _split(data)
-    return decoded(_from_client.decode, header), payload
+def messages(header: bytes, body: Sequence[bytes], start: int = 0) -> Iterator[bytes]:
+    """Cut a frame into gRPC messages: small segments are joined, large ones sliced, and those between sent as they are.
+
+    A segment that is not cut is not copied either.
+    """
+    batch: list[bytes | memoryview] = [header]
+    held = len(header)
+    for segment in _from(body, start):
+        if held + len(segment) <= PIECE_BYTES:
+            batch.append(segment)
+            held += len(segment)
+            continue
+        if batch:
+            yield b"".join(batch)
+        batch, held = [], 0
+        if len(segment) <= PIECE_BYTES // 4:
+            batch, held = [segment], len(segment)
+        elif len(segment) <= MAX_PIECE_BYTES:
+            yield segment if isinstance(segment, bytes) else bytes(segment)
+        else:
+            view = memoryview(segment)
+            yield from (bytes(view[at : at + PIECE_BYTES]) for at in range(0, len(view), PIECE_BYTES))
+    if batch:
+        yield b"".join(batch)
 
 
-def unpack_from_server(data: bytes) -> tuple[FromServer, memoryview]:
-    """Decode what the server sent into header and payload; raises msgspec.MsgspecError on anything else."""
-    header, payload = _split(data)
-    return decoded(_from_server.decode, header), payload
+def _from(body: Sequence[bytes], start: int) -> Iterator[bytes | memoryview]:
+    """Yield the segments of a body from a byte on."""
+    for segment in body:
+        if start < len(segment):
+            yield memoryview(segment)[start:] if start else segment
+        start = max(0, start - len(segment))

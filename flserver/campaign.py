@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flwr.app import Context, RecordDict
 from flwr.serverapp import ServerApp
 
-from flcommon import flower, wire
+from flcommon import flower
 from flcommon.errors import FieldlabError
 from flcommon.eventlog import now
 from flcommon.events import (
@@ -42,14 +42,14 @@ PREPARE_TIMEOUT_S = 600.0
 
 def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
     """Run all trials of the job; `started` is the process's start on `time.monotonic`. Raises FieldlabError."""
-    grid = GrpcGrid(job.campaign, job.clients, log)
+    grid = GrpcGrid(job.campaign, job.clients, log, job.transport)
     with _closing(grid):
         log.write(Listening(address=grid.streams.listen(job.listen)))
         importing = time.monotonic()
         app = flower.load_app(job.app.server, ServerApp, job.app.directory)
         loaded = time.monotonic()
         log.write(Ready(after_s=loaded - started, app_import_s=loaded - importing))
-        grid.streams.wait_joined(job.join_timeout_s)
+        grid.roster.wait_joined(job.join_timeout_s)
         log.write(CampaignStarted(trials=len(job.trials), clients=len(job.clients)))
         run_trials(job, app, grid, log)
 
@@ -75,20 +75,21 @@ def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog,
     log.write(TrialOpened(trial=trial.index))
     rounds = Rounds(log, trial.index, quiet)
     grid.begin(trial.index, rounds)
-    grid.streams.broadcast(wire.OpenTrial(trial.index))
+    grid.roster.open_trial(trial.index)
     seed_everything(trial.seed)
-    grid.streams.wait_prepared(trial.index, PREPARE_TIMEOUT_S)
+    grid.roster.wait_prepared(trial.index, PREPARE_TIMEOUT_S)
     log.write(TrialPrepared(trial=trial.index))
     ok = False
-    names = {node_id: client for client, node_id in grid.streams.node_ids.items()}
+    names = {node_id: client for client, node_id in grid.roster.node_ids.items()}
+    watch = StrategyWatch(trial, rounds, log, names, lambda: len(grid.roster.present))
     try:
-        with watching(StrategyWatch(trial, rounds, log, names)):
+        with watching(watch):
             _call(flower.fresh_server_app(app), grid, trial)
         ok = True
     finally:
         rounds.leave()
         log.write(TrialEnded(trial=trial.index, ok=ok, rounds=rounds.number, duration_s=rounds.total_s))
-        grid.streams.broadcast(wire.CloseTrial(trial.index, ok))
+        grid.roster.close_trial(trial.index, ok=ok)
 
 
 def _call(app: ServerApp, grid: GrpcGrid, trial: ServerTrial) -> None:

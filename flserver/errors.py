@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flcommon.errors import StepError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ServerError(StepError):
     """The campaign cannot go on; `step` says where it was."""
 
 
-class ClientLost(ServerError):
-    """A client's stream ended before the campaign did."""
+class ClientsLost(ServerError):
+    """No client is left; `reasons` says why, by name."""
 
-    def __init__(self, client: str, step: str, reason: str) -> None:
-        self.client = client
-        super().__init__(step, f"{client} is gone: {reason}")
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        self.reasons = dict(reasons)
+        super().__init__("run", f"no client is left: {'; '.join(f'{name}: {why}' for name, why in reasons.items())}")

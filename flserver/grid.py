@@ -7,6 +7,9 @@ order of arrival: floating-point sums depend on order, and the same trial has to
 from __future__ import annotations
 
 import itertools
+import math
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flwr.app import DEFAULT_TTL, Message, RecordDict
@@ -14,35 +17,86 @@ from flwr.serverapp import Grid
 
 from flcommon import flower, wire
 from flcommon.eventlog import EventLog, Moment, now
-from flcommon.events import MessageSent, Place, ReplyReceived
+from flcommon.events import (
+    ClockExchange,
+    MessageSent,
+    Place,
+    Redelivered,
+    ReplyMetrics,
+    ReplyReceived,
+    Transferring,
+)
+from flcommon.job import Transport
+from flserver.errors import ServerError
 from flserver.exchange import Exchange
+from flserver.peer import Parcel
 from flserver.rounds import Rounds, round_of
 from flserver.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from flserver.errors import ServerError
+    from flcommon.inbox import Heard
+    from flcommon.outbox import Offered
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """An instruction on its way: logs when it goes into gRPC (flcommon.outbox.Watch)."""
+
+    place: Place
+    log: EventLog
+    size_bytes: int
+    built: Moment
+    encoded: Moment
+
+    def offered(self, how: Offered) -> None:
+        event = MessageSent(
+            **self.place,
+            size_bytes=self.size_bytes,
+            wire_bytes=how.wire_bytes,
+            encode_s=self.built.until_s(self.encoded),
+            queue_s=self.encoded.until_s(how.first),
+            send_s=how.first.until_s(how.last),
+        )
+        self.log.write(event, how.first)
+
+    def redelivered(self, start: int, size_bytes: int) -> None:
+        self.log.write(Redelivered(**self.place, offset=start, size_bytes=size_bytes))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An instruction that waits for its reply."""
+
+    place: Place
+    message: Message
 
 
 class GrpcGrid(Grid):
     """Flower's Grid on the streams of one campaign; `begin` says which trial it works for."""
 
-    def __init__(self, campaign: str, clients: Sequence[str], log: EventLog) -> None:
-        self.streams = Streams(campaign, clients, self, log)
-        self._names = {node_id: client for client, node_id in self.streams.node_ids.items()}
+    def __init__(
+        self, campaign: str, clients: Sequence[str], log: EventLog, transport: Transport | None = None
+    ) -> None:
+        self._transport = transport or Transport()
+        self.streams = Streams(campaign, clients, self, log, self._transport)
+        self.roster = self.streams.roster
+        self._names = {node_id: client for client, node_id in self.roster.node_ids.items()}
         self._log = log
         self._exchange = Exchange()
-        self._sent: dict[str, Place] = {}
+        self._asked: dict[str, _Asked] = {}
         self._numbers = itertools.count(1)
         self._trial = -1
         self._rounds: Rounds | None = None
         self._run = flower.empty_run(0)
+        self._idle_since: float | None = None
 
     def begin(self, trial: int, rounds: Rounds) -> None:
         """Work for this trial from now on: what an earlier one left unanswered is forgotten."""
         self._exchange.forget()
-        self._sent.clear()
+        self._asked.clear()
+        self._idle_since = None
         self._trial, self._rounds = trial, rounds
         run = flower.empty_run(flower.run_id(trial))
         self.set_run(run)
@@ -71,15 +125,22 @@ class GrpcGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl or DEFAULT_TTL, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """Return the node ids of the campaign's clients, in the order of the job."""
+        """Return the node ids of the clients that are not given up, in the order of the job.
+
+        Raises ServerError when the app keeps asking, and so waits for clients that will not be back.
+        """
         self._exchange.check()
-        return list(self._names)
+        present = self.roster.present
+        if len(present) < len(self._names):
+            self._refuse_endless_waiting(len(present))
+        return present
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send instructions; returns their ids, by which `pull_messages` finds the replies."""
         batch = list(messages)
+        self._idle_since = None
         # The ids are those of objects that `batch` keeps alive, so none is reused meanwhile.
-        contents: dict[int, bytes] = {}
+        contents: dict[int, flower.Parts] = {}
         return [self._push(message, contents) for message in batch]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -95,18 +156,48 @@ class GrpcGrid(Grid):
         self._exchange.wait(ids, timeout)
         return self._exchange.take(ids)
 
-    # --- flserver.streams.Receiver -----------------------------------------------------------------------------------
+    # --- flserver.roster.Receiver ------------------------------------------------------------------------------------
 
-    def replied(self, client: str, message_id: str, payload: memoryview, at: Moment) -> None:
-        """Decode a reply, log it, and wake who waits for it."""
-        reply = flower.decode(payload)
-        place = self._sent.pop(message_id, None)
-        if place is None or place["client"] != client or not self._exchange.deliver(message_id, reply):
+    def replied(self, client: str, reply: wire.Reply, heard: Heard[wire.FromClient]) -> None:
+        """Decode a reply, log it, and wake who waits for it; one that nobody expects any more is dropped."""
+        asked = self._asked.get(reply.message)
+        if asked is None or asked.place["client"] != client:
             return
-        error = reply.error.reason if reply.has_error() else None
-        self._log.write(ReplyReceived(**place, size_bytes=len(payload), error=error), at)
+        started = now()
+        message = flower.decode(heard.body[0], heard.body[1:])
+        decoded = now()
+        if self._asked.pop(reply.message, None) is None or not self._exchange.deliver(reply.message, message):
+            return
+        event = ReplyReceived(
+            **asked.place,
+            size_bytes=heard.size_bytes,
+            wire_bytes=heard.wire_bytes,
+            receive_s=heard.first.until_s(heard.last),
+            decode_s=started.until_s(decoded),
+            error=message.error.reason if message.has_error() else None,
+        )
+        self._log.write(event, heard.last)
+        self._note_clocks(client, reply, heard)
+        if message.has_content() and (values := _scalars(message)):
+            self._log.write(ReplyMetrics(**asked.place, values=values))
 
-    def lost(self, failure: ServerError) -> None:
+    def compared(self, client: str, pong: wire.Pong, heard: Heard[wire.FromClient]) -> None:
+        """Log the clocks of an idle connection."""
+        self._note_clocks(client, pong, heard)
+
+    def unavailable(self, client: str, messages: Sequence[str], reason: str) -> None:
+        """Answer a client's instructions by Flower's error."""
+        for message_id in messages:
+            if (asked := self._asked.pop(message_id, None)) is not None:
+                self._exchange.deliver(message_id, flower.unavailable(asked.message, f"{client}: {reason}"))
+
+    def arriving(self, client: str, message: str, filled: int, size: int) -> None:
+        """Log how far a long reply is."""
+        asked = self._asked.get(message)
+        if asked is not None and asked.place["client"] == client:
+            self._log.write(Transferring(**asked.place, received_bytes=filled, size_bytes=size))
+
+    def failed(self, failure: ServerError) -> None:
         """Wake everybody with the failure."""
         self._exchange.fail(failure)
 
@@ -115,22 +206,49 @@ class GrpcGrid(Grid):
     def _round(self) -> int:
         return self._rounds.number if self._rounds else 0
 
-    def _push(self, message: Message, contents: dict[int, bytes]) -> str:
+    def _push(self, message: Message, contents: dict[int, flower.Parts]) -> str:
         if self._rounds is not None:
             self._rounds.enter(round_of(message))
-        started = now()
+        built = now()
         message_id = f"{self._trial}-{next(self._numbers)}"
         flower.set_message_id(message, message_id)
         place = self._place(message, message_id)
         content = contents.get(id(message.content))
         if content is None:
             content = contents[id(message.content)] = flower.encode_content(message.content)
-        self._sent[message_id] = place
+        body = (flower.encode_head(message) + content.skeleton, *content.segments)
+        self._asked[message_id] = _Asked(place, message)
         self._exchange.expect(message_id)
         frame = wire.Instruction(message_id, place["trial"], place["round"])
-        size, at = self.streams.send(message.metadata.dst_node_id, frame, flower.encode_head(message), content)
-        self._log.write(MessageSent(**place, size_bytes=size, encode_s=started.until_s(at)), at)
+        parcel = Parcel(frame, body, _Sending(place, self._log, sum(map(len, body)), built, now()))
+        given_up = self.roster.instruct(message.metadata.dst_node_id, parcel)
+        if given_up is not None:
+            self.unavailable(place["client"], [message_id], given_up)
         return message_id
+
+    def _note_clocks(self, client: str, told: wire.Reply | wire.Pong, heard: Heard[wire.FromClient]) -> None:
+        event = ClockExchange(
+            client=client,
+            server_sent_mono_ns=told.asked.mono_ns,
+            server_sent_wall_ns=told.asked.wall_ns,
+            client_received_mono_ns=told.received.mono_ns,
+            client_received_wall_ns=told.received.wall_ns,
+            client_sent_mono_ns=heard.sent.mono_ns,
+            client_sent_wall_ns=heard.sent.wall_ns,
+            message=told.message if isinstance(told, wire.Reply) else None,
+        )
+        self._log.write(event, heard.header)
+
+    def _refuse_endless_waiting(self, present: int) -> None:
+        """Raise ServerError when nothing was sent for the rejoin time-out since the app first asked for nodes."""
+        at = time.monotonic()
+        self._idle_since = self._idle_since or at
+        if at - self._idle_since >= self._transport.rejoin_timeout_s:
+            why = "; ".join(f"{name}: {reason}" for name, reason in self.roster.absent.items())
+            raise ServerError(
+                f"round {self._round()}",
+                f"the app waits for more clients than the {present} of {len(self._names)} that are left ({why})",
+            )
 
     def _place(self, message: Message, message_id: str) -> Place:
         node_id = message.metadata.dst_node_id
@@ -141,3 +259,13 @@ class GrpcGrid(Grid):
             client=self._names.get(node_id, str(node_id)),
             kind=message.metadata.message_type,
         )
+
+
+def _scalars(message: Message) -> dict[str, float]:
+    """Return a reply's scalar metrics that are finite, by record and name."""
+    return {
+        f"{record}.{name}": float(value)
+        for record, metrics in message.content.metric_records.items()
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }

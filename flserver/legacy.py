@@ -1,6 +1,6 @@
 """Watches the strategies of Flower's older API (`flwr.server.strategy`), in a Server or in a workflow.
 
-Nobody joins a campaign that runs, so that a strategy which waits for more clients would wait for a day: an error.
+Nobody new joins a campaign that runs, so that a strategy which waits for more would wait for a day: an error.
 They are Flower's to call from places that are not public: `ServerApp` without a `main` comes to `run_fl`, an app with
 `SecAggPlusWorkflow` to `DefaultWorkflow`. Their test fails loudly on a release in which that is different.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flwr.server import ClientManager
 
     Watch = Callable[[object, Mapping[str, str]], AbstractContextManager[None]]
-    TooFew = Callable[[], None]
+    Wait = Callable[[], None]
     Updater = tuple[threading.Thread, threading.Event, threading.Event]
 
 PHASES = {
@@ -38,10 +38,10 @@ _PAIRED = 2
 
 
 @contextmanager
-def watching(watch: Watch, too_few: TooFew) -> Iterator[None]:
+def watching(watch: Watch, wait: Wait) -> Iterator[None]:
     """Have every older strategy watched that runs inside; end the threads that an engine cut short leaves behind.
 
-    `too_few` is called when a strategy waits for more clients than there are; it raises.
+    `wait` is called, time and again, while a strategy waits for more clients than there are; it may raise.
     """
     with ExitStack() as stack:
         stack.enter_context(replaced(server_engine, "run_fl", _serving(vars(server_engine)["run_fl"], watch)))
@@ -51,9 +51,7 @@ def watching(watch: Watch, too_few: TooFew) -> Iterator[None]:
         stack.callback(_end, updaters)
         for engine in (server_engine, workflow_engine):
             start = engine.start_update_client_manager_thread
-            stack.enter_context(
-                replaced(engine, "start_update_client_manager_thread", _noting(start, updaters, too_few))
-            )
+            stack.enter_context(replaced(engine, "start_update_client_manager_thread", _noting(start, updaters, wait)))
         yield
 
 
@@ -117,23 +115,23 @@ def _working(call: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
     return work
 
 
-def _noting(start: Callable[..., Updater], updaters: list[Updater], too_few: TooFew) -> Callable[..., Updater]:
+def _noting(start: Callable[..., Updater], updaters: list[Updater], wait: Wait) -> Callable[..., Updater]:
     @functools.wraps(start)
     def started(grid: Any, client_manager: ClientManager) -> Updater:  # noqa: ANN401 - passes on what it gets
         updaters.append(start(grid, client_manager))
         updaters[-1][-1].wait()  # from then on, whoever asks for clients is told of all that the grid has
-        _make_impatient(client_manager, too_few)
+        _make_impatient(client_manager, wait)
         return updaters[-1]
 
     return started
 
 
-def _make_impatient(client_manager: ClientManager, too_few: TooFew) -> None:
+def _make_impatient(client_manager: ClientManager, wait: Wait) -> None:
     waiting = client_manager.wait_for
 
     def wait_for(num_clients: int, *args: Any, **rest: Any) -> bool:  # noqa: ANN401 - passes on what it gets
-        if client_manager.num_available() < num_clients:
-            too_few()
+        while client_manager.num_available() < num_clients:
+            wait()
         return waiting(num_clients, *args, **rest)
 
     vars(client_manager)["wait_for"] = wait_for

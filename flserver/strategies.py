@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import time
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from numbers import Real
@@ -46,14 +47,18 @@ SOURCES = {
 """The steps that return metrics, and the metrics' source in the log."""
 
 
+_LOOK_S = 1.0
+
+
 class TargetMet(BaseException):
     """Ends a ServerApp once the `stop` condition holds. Not an Exception: the app's own handlers must not stop it."""
 
 
 @dataclass
 class StrategyWatch:
-    """What is noted while the strategies of one trial run; `names` gives the clients of node ids, for messages.
+    """What is noted while the strategies of one trial run; `names` gives the campaign's clients by node id.
 
+    `present` says how many of them are there; None: all.
     `central`: whether the metric of the `stop` condition is one that the app evaluates centrally; else what the clients
     evaluated counts. `asked` is how many clients the last round's training was for; `watched` are the strategies that
     run, and the evaluations that are timed.
@@ -63,6 +68,7 @@ class StrategyWatch:
     rounds: Rounds
     log: EventLog
     names: Mapping[int, str] = field(default_factory=dict)
+    present: Callable[[], int] | None = None
     central: bool = False
     asked: int = 0
     watched: list[object] = field(default_factory=list)
@@ -136,9 +142,15 @@ class StrategyWatch:
         if not first and isinstance(failures, list) and failures:
             self._fail(server_round, legacy.reason(failures[0], self.names))
 
-    def too_few(self, *_: object) -> None:
-        """Raise ServerError for a strategy that waits for clients: all are there when a trial begins."""
-        why = f"the strategy waits for more clients than are there; the campaign began with {len(self.names)}"
+    def wait_for_more(self, *_: object) -> None:
+        """Let a second pass for a strategy that waits for clients; raises ServerError if nobody is left to come.
+
+        One who was given up may yet be back. How long it is worth while to wait for that is the Grid's to say.
+        """
+        if self.present is not None and self.present() < len(self.names):
+            time.sleep(_LOOK_S)
+            return
+        why = f"the strategy waits for more clients than the {len(self.names)} of this campaign"
         raise ServerError(f"round {self.rounds.number}", f"{why} (min_available_nodes, or how many it samples)")
 
     def _fail(self, server_round: int, why: str) -> None:
@@ -196,8 +208,8 @@ def watching(watch: StrategyWatch) -> Iterator[None]:
         for kind in _starting(Strategy):
             stack.enter_context(replaced(kind, "start", watch.start(vars(kind)["start"])))
         # Its only use is to wait for clients, in steps of a second, for ever.
-        stack.enter_context(replaced(strategy_utils, "sleep", watch.too_few))
-        stack.enter_context(legacy.watching(watch.watching, watch.too_few))
+        stack.enter_context(replaced(strategy_utils, "sleep", watch.wait_for_more))
+        stack.enter_context(legacy.watching(watch.watching, watch.wait_for_more))
         yield
 
 

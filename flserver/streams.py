@@ -1,130 +1,99 @@
-"""The server's end of the gRPC streams: who is connected, and frames to and from each client.
+"""The server's end of the gRPC streams: connections come and go here, `flserver.roster` knows whose they are.
 
 One bidirectional stream per client (flcommon.wire). gRPC's synchronous server spends a thread on each stream's answers;
-a second one reads. Blocking reads and queues throughout: nothing polls.
+a second one reads. Blocking reads and queues throughout: no message waits for a poll.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import grpc
-import msgspec
 
-from flcommon import wire
-from flcommon.eventlog import EventLog, Moment, now
-from flcommon.events import ClientJoined, ClientLeft
-from flserver.errors import ClientLost, ServerError
+from flcommon import flower, wire
+from flcommon.eventlog import EventLog, now
+from flcommon.events import Refused as RefusedEvent
+from flserver.errors import ServerError
+from flserver.peer import Line
+from flserver.roster import Receiver, Refused, Roster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-FIRST_NODE_ID = 1001
-"""Clients get node ids from here on, in the order of the job; 1 is Flower's SuperLink."""
+    from flcommon.job import Transport
+    from flserver.peer import Peer
 
-SERVER_OPTIONS = (
-    # Without this, two servers may listen on one port, and each gets some of the clients.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-)
-
-
-class Receiver(Protocol):
-    """Who is told what arrives on the streams (called from the streams' threads)."""
-
-    def replied(self, client: str, message_id: str, payload: memoryview, at: Moment) -> None:
-        """A complete reply is here."""
-
-    def lost(self, failure: ServerError) -> None:
-        """A client is gone before the campaign's end."""
+HELLO_TIMEOUT_S = 10.0
+"""A connection that has not said who it is after this long is ended."""
+_LOOK_S = 1.0
+_SPARE_STREAMS = 32
+"""Streams beyond one for each client: for those who connect anew, and for strangers."""
 
 
-@dataclass(frozen=True)
-class _Stream:
-    """One connected client; None in `outgoing` ends the stream."""
-
-    client: str
-    node_id: int
-    peer: str
-    outgoing: SimpleQueue[bytes | None] = field(default_factory=SimpleQueue)
+def server_options(transport: Transport, streams: int) -> list[tuple[str, int]]:
+    """Return gRPC's options (grpc_types.h): keepalive, and no message longer than a piece of ours."""
+    return [
+        # Without this, two servers may listen on one port, and each gets some of the clients.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", wire.MAX_PIECE_BYTES + wire.PIECE_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", streams),
+        ("grpc.keepalive_time_ms", round(1000 * transport.keepalive_s)),
+        ("grpc.keepalive_timeout_ms", round(1000 * transport.keepalive_timeout_s)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A client may ask as often as its own keepalive says; gRPC counts that as abuse by default.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 100),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.server_handshake_timeout_ms", round(1000 * HELLO_TIMEOUT_S)),
+    ]
 
 
 class Streams(grpc.GenericRpcHandler):
-    """All clients' streams of one campaign. Clients are expected by name; `node_ids` maps names to node ids."""
+    """All clients' streams of one campaign."""
 
-    def __init__(self, campaign: str, clients: Sequence[str], receiver: Receiver, log: EventLog) -> None:
-        self.node_ids = {client: FIRST_NODE_ID + i for i, client in enumerate(clients)}
-        self._campaign = campaign
-        self._receiver = receiver
+    def __init__(
+        self, campaign: str, clients: Sequence[str], receiver: Receiver, log: EventLog, transport: Transport
+    ) -> None:
+        self.roster = Roster(campaign, clients, transport, receiver, log)
         self._log = log
-        self._changed = threading.Condition()
-        self._streams: dict[int, _Stream] = {}
-        self._prepared: set[tuple[str, int]] = set()
-        self._failure: ServerError | None = None
-        self._ending = False
-        self._threads = ThreadPoolExecutor(max_workers=len(clients) + 2, thread_name_prefix="stream")
-        self._server = grpc.server(self._threads, handlers=[self], options=SERVER_OPTIONS)
+        self._pending: dict[grpc.ServicerContext, float] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        streams = 2 * len(clients) + _SPARE_STREAMS
+        self._threads = ThreadPoolExecutor(max_workers=streams, thread_name_prefix="stream")
+        options = server_options(transport, streams)
+        self._server = grpc.server(self._threads, handlers=[self], options=options, maximum_concurrent_rpcs=streams)
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
-    def listen(self, address: str) -> str:
+    def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
         """Accept clients on `address:port` and return it with the port that was taken; raises ServerError."""
         try:
-            port = self._server.add_insecure_port(address)
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ServerError(
                 "listen", f"cannot listen on {address}: the port is in use, or the address is not this host's"
             ) from error
         self._server.start()
+        self._keeper.start()
         return f"{address.rpartition(':')[0]}:{port}"
-
-    def wait_joined(self, timeout_s: float) -> None:
-        """Return when all clients are connected; raises ServerError that names who is missing."""
-        self._wait(lambda: len(self._streams) == len(self.node_ids), timeout_s)
-        missing = [name for name, node in self.node_ids.items() if node not in self._streams]
-        if missing:
-            raise ServerError("join", f"{', '.join(missing)} did not connect within {timeout_s:g} s")
-
-    def wait_prepared(self, trial: int, timeout_s: float) -> None:
-        """Return when all clients have said that they are prepared for the trial; raises ServerError."""
-        wanted = {(client, trial) for client in self.node_ids}
-        self._wait(lambda: wanted <= self._prepared, timeout_s)
-        missing = [client for client, _ in sorted(wanted - self._prepared)]
-        if missing:
-            raise ServerError("prepare trial", f"{', '.join(missing)} not prepared within {timeout_s:g} s")
-
-    def send(self, node_id: int, frame: wire.Frame, *payload: bytes) -> tuple[int, Moment]:
-        """Offer a frame to a client's stream; returns its size in bytes, and when; raises ServerError if there is none.
-
-        The moment is taken before the frame is handed over: afterwards the reply may be here first, on a busy host.
-        """
-        stream = self._streams.get(node_id)
-        if stream is None:
-            raise ServerError("send", f"no client with node id {node_id} is connected")
-        data = wire.pack(frame, *payload)
-        at = now()
-        stream.outgoing.put(data)
-        return len(data), at
-
-    def broadcast(self, frame: wire.Frame) -> None:
-        """Offer a frame without payload to every connected client."""
-        data = wire.pack(frame)
-        for stream in list(self._streams.values()):
-            stream.outgoing.put(data)
 
     def close(self, error: str | None = None, grace_s: float = 5.0) -> None:
         """Say goodbye to all clients, wait for their streams to end, and stop listening."""
-        self._ending = True
-        self.broadcast(wire.Goodbye(error))
-        for stream in list(self._streams.values()):
-            stream.outgoing.put(None)
-        with self._changed:
-            self._changed.wait_for(lambda: not self._streams, grace_s)
+        self.roster.begin_end(error)
+        self.roster.wait_gone(grace_s)
+        self._closed.set()
+        self.roster.wake()
         self._server.stop(0).wait()
         self._threads.shutdown(wait=False)
+        if self._keeper.is_alive():
+            self._keeper.join()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         """Tell gRPC which method this is (grpc.GenericRpcHandler)."""
@@ -132,82 +101,91 @@ class Streams(grpc.GenericRpcHandler):
             return None
         return grpc.stream_stream_rpc_method_handler(self._serve)
 
-    def _wait(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: condition() or self._failure is not None, timeout_s)
-        if self._failure is not None:
-            raise self._failure
+    # --- one connection -----------------------------------------------------------------------------------------------
 
     def _serve(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        """Run one client's stream: everything that this generator yields goes to the client."""
-        try:
-            stream = self._admit(next(frames), context.peer())
-        except (ServerError, msgspec.MsgspecError, StopIteration, grpc.RpcError) as error:
-            yield wire.pack(wire.Goodbye(f"refused: {error}"))
+        """Run one client's connection: everything that this generator yields goes to the client."""
+        line = Line(context)
+        if not context.add_callback(lambda: line.wire.queue.put(None)):
             return
-        threading.Thread(target=self._read, args=(stream, frames), name=f"read-{stream.client}").start()
-        yield wire.pack(wire.Welcome(stream.node_id))
-        yield from iter(stream.outgoing.get, None)
+        try:
+            peer, welcome = self._admit(frames, line)
+        except (Refused, wire.ProtocolError) as error:
+            self._log.write(RefusedEvent(reason=_reason(error), peer=line.address))
+            yield _unnumbered(wire.Refusal(_reason(error), again=isinstance(error, Refused) and error.again))
+            return
+        except (StopIteration, grpc.RpcError):
+            return
+        threading.Thread(target=self._read, args=(peer, line, frames), name=f"read-{peer.name}").start()
+        yield _unnumbered(welcome)
+        yield from peer.outbox.messages(line.wire)
 
-    def _admit(self, first: bytes, peer: str) -> _Stream:
-        hello, _ = wire.unpack_from_client(first)
-        if not isinstance(hello, wire.Hello):
-            raise ServerError("join", "the first frame is not a hello")
-        self._check(hello)
-        stream = _Stream(hello.client, self.node_ids[hello.client], peer)
-        with self._changed:
-            if stream.node_id in self._streams:
-                raise ServerError("join", f"{hello.client} is connected already")
-            self._streams[stream.node_id] = stream
-            self._log.write(ClientJoined(client=stream.client, node_id=stream.node_id, peer=peer))
-            self._changed.notify_all()
-        return stream
+    def _admit(self, frames: Iterator[bytes], line: Line) -> tuple[Peer, wire.Welcome]:
+        """Wait for a hello, not for ever, and let its sender in; raises Refused, ProtocolError, or what gRPC raises."""
+        with self._lock:
+            self._pending[line.context] = time.monotonic() + HELLO_TIMEOUT_S
+        self.roster.wake()
+        try:
+            envelope, _ = wire.unpack(wire.from_client, next(frames))
+        finally:
+            with self._lock:
+                del self._pending[line.context]
+        if not isinstance(envelope.frame, wire.Hello):
+            raise wire.ProtocolError("the first frame is not a hello")
+        return self.roster.admit(envelope.frame, line)
 
-    def _check(self, hello: wire.Hello) -> None:
-        for what, got, wanted in (
-            ("protocol", hello.protocol, wire.PROTOCOL),
-            ("campaign", hello.campaign, self._campaign),
-        ):
-            if got != wanted:
-                raise ServerError("join", f"{hello.client} speaks {what} {got}, this server {wanted}")
-        if hello.client not in self.node_ids:
-            raise ServerError("join", f"{hello.client} is not a client of this campaign")
-
-    def _read(self, stream: _Stream, frames: Iterator[bytes]) -> None:
-        """Take a client's frames until its stream ends, however it ends."""
-        reason = "its connection was closed"
+    def _read(self, peer: Peer, line: Line, frames: Iterator[bytes]) -> None:
+        """Take a client's frames until its connection ends, however it ends."""
+        reason, banned = "its connection was closed", False
         try:
             for data in frames:
-                at = now()
-                frame, payload = wire.unpack_from_client(data)
-                self._take(stream, frame, payload, at)
+                heard = peer.hear(line, data, now())
+                if heard is not None:
+                    self.roster.take(peer, heard)
         except grpc.RpcError:
             reason = "its connection broke"
-        except msgspec.MsgspecError as error:
-            reason = f"it sent a frame that cannot be read ({error})"
+        except (wire.ProtocolError, flower.MessageError) as error:
+            reason, banned = f"it broke the protocol: {error}", True
         except Exception as error:  # noqa: BLE001 - a thread's error must reach the campaign, whatever it is
-            reason = f"its frame could not be handled ({type(error).__name__}: {error})"
-        self._leave(stream, reason)
+            self.roster.fail(_unhandled(f"a frame of {peer.name}", error))
+        self._guarded(lambda: self.roster.leave(peer, line, reason, banned=banned), f"the end of {peer.name}")
 
-    def _take(self, stream: _Stream, frame: wire.FromClient, payload: memoryview, at: Moment) -> None:
-        match frame:
-            case wire.Reply(message):
-                self._receiver.replied(stream.client, message, payload, at)
-            case wire.Prepared(trial):
-                with self._changed:
-                    self._prepared.add((stream.client, trial))
-                    self._changed.notify_all()
-            case wire.Hello():
-                raise ServerError("join", "a second hello")
+    # --- all connections ----------------------------------------------------------------------------------------------
 
-    def _leave(self, stream: _Stream, reason: str) -> None:
+    def _keep(self) -> None:
+        """Do what is due at some time: give up lost clients, ping idle ones, end connections without a hello."""
+        while not self._closed.is_set():
+            self._guarded(self.roster.tick, "the clients' time-outs")
+            # Not longer, as a change that comes in between would wake nobody.
+            self.roster.wait_change(min(self._end_silent(), self.roster.due_s, _LOOK_S))
+
+    def _end_silent(self) -> float:
+        """End connections that are overdue with their hello; return the seconds until the next one may be."""
+        at = time.monotonic()
+        with self._lock:
+            overdue = [context for context, deadline in self._pending.items() if deadline <= at]
+            left = [deadline - at for deadline in self._pending.values() if deadline > at]
+        for context in overdue:
+            context.cancel()
+        return min(left, default=_LOOK_S)
+
+    def _guarded(self, work: Callable[[], None], what: str) -> None:
+        """Do something in a thread of this module; what goes wrong, as with a full disk, ends the campaign."""
         try:
-            self._log.write(ClientLeft(client=stream.client, reason=reason, expected=self._ending))
-        finally:  # a log that cannot be written must not leave the campaign waiting
-            if not self._ending:
-                self._failure = ClientLost(stream.client, "run", reason)
-                self._receiver.lost(self._failure)
-            with self._changed:
-                self._streams.pop(stream.node_id, None)
-                self._changed.notify_all()
-            stream.outgoing.put(None)
+            work()
+        except Exception as error:  # noqa: BLE001 - a thread's error must reach the campaign, whatever it is
+            self.roster.fail(_unhandled(what, error))
+
+
+def _unhandled(what: str, error: Exception) -> ServerError:
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return ServerError("run", f"{what} could not be handled ({type(error).__name__}: {said})")
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, ServerError) else str(error)
+
+
+def _unnumbered(frame: wire.Frame) -> bytes:
+    """Return a frame that a connection begins with."""
+    return wire.pack(wire.Envelope(0, 0, wire.Clocks(*now()), frame))

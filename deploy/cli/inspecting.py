@@ -47,7 +47,7 @@ def check(
 
         lab, chosen = inputs(inventory, playbook)
         with entered(lab) as hosts, logging_in() as connect:
-            checked = check_lab(hosts, chosen.app, connect)
+            checked = check_lab(hosts, chosen.app, connect, tls=chosen.tls)
         if json:
             sys.stdout.write(document(checked) + "\n")
         else:

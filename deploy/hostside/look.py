@@ -142,6 +142,15 @@ def is_alive(who: str) -> bool:
         return False
 
 
+def request(keys: str) -> str:
+    """Return the certificate request beside a private key that nobody else can read; nothing if one is not so."""
+    try:
+        modes = [os.lstat(path).st_mode for path in (keys, keys + "/host.key")]
+    except OSError:
+        return ""
+    return text(keys + "/host.csr") if modes == [0o40700, 0o100600] else ""  # stat(2): a directory, a regular file
+
+
 def facts(trouble: str, workdir: str, root: str, more: list[str]) -> dict[str, object]:
     """Look."""
     workdir = os.path.abspath(os.path.expanduser(workdir))
@@ -170,6 +179,7 @@ def facts(trouble: str, workdir: str, root: str, more: list[str]) -> dict[str, o
         "code": bundles(os.path.join(workdir, "code")),
         "envs": environments(os.path.join(workdir, "env")),
         "running": running(os.path.join(workdir, "campaigns")),
+        "csr": request(os.path.join(workdir, "keys")),
         "wall_ns": time.time_ns(),
     }
 

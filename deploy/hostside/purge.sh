@@ -2,7 +2,7 @@
 # Argument: the work directory. Whatever else lies in it is somebody else's and stays.
 set -eu
 cd "$1" 2>/dev/null || { echo "there is no $1"; exit 0; }
-for name in campaigns code data env store cache python; do
+for name in campaigns code data env store cache python keys; do
     if [ -d "$name" ] && [ ! -h "$name" ]; then chmod -R u+rwX "$name"; fi  # a store's files are read-only
     rm -rf -- "./$name"
 done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from deploy.playbook import load_playbook
 from deploy.remote.fake import Call, FakeRemote
 from deploy.view import Silent
 from flcommon import events
+from flcommon.credentials import certificate_request
 from flcommon.process import Exit
 
 if TYPE_CHECKING:
@@ -42,6 +44,15 @@ delay: {at: before-upload, seconds: 0.5}
 sweep: {delay.probability: [0, 1]}
 seed: 7
 """
+
+
+def request() -> str:
+    """Return a certificate request as a host makes it."""
+    with tempfile.TemporaryDirectory() as keys:
+        return certificate_request(Path(keys))
+
+
+REQUESTS = {host: request() for host in HOSTS}
 
 
 @dataclass
@@ -70,7 +81,7 @@ class Recorder(Silent):
 
 
 def word(argv: Sequence[str]) -> str:
-    """Return in one word what a command does: look, compare, push, run, watch, stop, pull, paused, resume or status."""
+    """Return in one word what a command does: look, compare, push, pull, manifest, or a verb of flcommon.commands."""
     if "flcommon.commands" in argv:
         return argv[argv.index("flcommon.commands") + 1]
     if argv[0] == "cat":
@@ -123,12 +134,14 @@ class FakeLab:
     timeline: list[tuple[str, str]] = field(default_factory=list)
     stations: dict[str, Station] = field(default_factory=dict)
     server_address: str = "192.0.2.10:0"
+    playbook: str = PLAYBOOK
     unreachable: dict[str, HostError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for host in HOSTS:
             self.stations[host] = Station(host, {}, timeline=self.timeline)
-            self.tell(host, "look", facts())
+            self.tell(host, "look", facts(csr=REQUESTS[host]))
+            self.tell(host, "request", REQUESTS[host])
             self.tell(host, "run", STORIES[host])
             self.tell(host, "pull", sent(FILES))
 
@@ -140,7 +153,7 @@ class FakeLab:
 
     def up(self, **wishes: Any) -> None:
         file = self.tmp_path / "small.yaml"
-        file.write_text(PLAYBOOK)
+        file.write_text(self.playbook)
         up(Request(self.entered, load_playbook(file), self.runs, self.connect, **wishes), self.view)
 
     @property
@@ -276,6 +289,7 @@ def lab(tmp_path: Path) -> FakeLab:
 class Script:
     """What hosts print, for tests to change."""
 
+    requests: Mapping[str, str] = field(default_factory=lambda: dict(REQUESTS))
     facts: Callable[..., str] = facts
     said: Callable[..., str] = said
     exited: Callable[[int | None], str] = exited

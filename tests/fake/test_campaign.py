@@ -47,20 +47,21 @@ def test_the_steps_come_in_the_order_of_the_life_cycle(lab, script):
     """All hosts are looked at before any is changed, and the server is watched before a client is started."""
     for host in ALL:
         lab.tell(host, "look", script.facts(code=("0123456789abcdef",)))
-    lab.up()
+    lab.up()  # no host has a private key yet
     assert lab.view.phases == ["hosts", "connect", "look", "prepare", "push", "start", "run", "stop", "pull"]
     steps = [name for _, name in lab.timeline]
     assert set(steps[:3]) == {"look"}
     assert sorted(steps[3:9]) == ["compare"] * 3 + ["push"] * 3
-    assert lab.timeline[9] == ("server", "run")
-    assert set(lab.timeline[10:12]) == {("client-1", "run"), ("client-2", "run")}
-    assert steps[12:] == ["pull"] * 3
+    assert steps[9:12] == ["request"] * 3
+    assert lab.timeline[12] == ("server", "run")
+    assert set(lab.timeline[13:15]) == {("client-1", "run"), ("client-2", "run")}
+    assert steps[15:] == ["pull"] * 3
 
 
 def test_a_warm_up_to_running_takes_two_commands(lab, script, digest):
-    """Where the code is already, a host is looked at and started, and asked for nothing else before the logs."""
+    """Where code and key are already, a host is looked at and started, and asked for nothing else before the logs."""
     for host in ALL:
-        lab.tell(host, "look", script.facts(code=(digest,)))
+        lab.tell(host, "look", script.facts(code=(digest,), csr=script.requests[host]))
     lab.up()
     assert [name for host, name in lab.timeline if host == "client-1"] == ["look", "run", "pull"]
 

@@ -10,69 +10,107 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", r"'click\.", DeprecationWarning)
     importlib.import_module("flwr.app")
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from queue import SimpleQueue
 
+import grpc
 import psutil
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from flclient.connection import Connection
-from flclient.session import Session
+from flclient.connection import channel_options
+from flclient.session import take_part
 from flcommon import flower, wire
-from flcommon.eventlog import EventLog, Reading, read_log
+from flcommon.eventlog import EventLog, Reading, now, read_log
 from flcommon.events import Event
-from flcommon.job import AppRef, ClientJob, ClientTrial
+from flcommon.inbox import Heard, Inbox
+from flcommon.job import AppRef, ClientJob, ClientTrial, Transport
 from flserver.grid import GrpcGrid
 from flserver.rounds import Rounds
 
 LONG_S = 20.0
 """A test that has to wait this long fails."""
+CALM = Transport(keepalive_s=60.0, rejoin_timeout_s=60.0, clock_every_s=0.0)
+"""Nothing happens by itself: no ping, no keepalive, nobody is given up."""
+NEVER = wire.Clocks(0, 0)
 
 
 class Hand:
-    """A client led by hand: it says and does what the test tells it, and nothing else."""
+    """One connection of a client led by hand: it says and does what the test tells it, and nothing else."""
 
     def __init__(self, address: str) -> None:
-        self.connection = Connection(address, LONG_S).__enter__()
-        self._frames = self.connection.receive()
+        self._channel = grpc.insecure_channel(address, options=channel_options(CALM))
+        self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
+        join = self._channel.stream_stream(f"/{wire.SERVICE}/{wire.METHOD}")
+        self._incoming = join(iter(self._outgoing.get, None))
+        self._numbers = itertools.count(1)
+        self.inbox: Inbox = Inbox(wire.from_server, lambda _number: None)
 
-    def hello(self, name: str, campaign: str = "c1", protocol: int = wire.PROTOCOL) -> "Hand":
-        self.connection.send(wire.Hello(protocol, campaign, name))
+    def hello(self, name: str, *, campaign: str = "c1", protocol: int = wire.PROTOCOL, session: str = "s1") -> "Hand":
+        self.say(wire.Hello(protocol, campaign, name, session), number=0)
         return self
 
-    def say(self, frame: wire.Frame, *payload: bytes) -> None:
-        self.connection.send(frame, *payload)
+    def say(self, frame: wire.Frame, *body: bytes, number: int | None = None) -> None:
+        """Say a frame, in order, or with a number of the test's choice."""
+        number = next(self._numbers) if number is None else number
+        envelope = wire.Envelope(number, self.inbox.number, wire.Clocks(*now()), frame, tuple(map(len, body)))
+        for message in wire.messages(wire.pack(envelope), body):
+            self.say_bytes(message)
 
     def say_bytes(self, data: bytes) -> None:
         """Put raw bytes on the stream, as no client of ours would."""
-        self.connection._outgoing.put(data)
+        self._outgoing.put(data)
 
-    def hear_bytes(self) -> bytes:
-        """Return the next frame; wait for it."""
-        return next(self._frames)
+    def finish(self) -> None:
+        """Say no more, but keep listening."""
+        self._outgoing.put(None)
+
+    def hear_whole(self) -> Heard:
+        """Return the next frame with all that is known of it; wait for it."""
+        while (heard := self.inbox.take(next(self._incoming), now())) is None:
+            pass
+        return heard
 
     def hear(self) -> wire.FromServer:
-        """Return the next frame's header; wait for it."""
-        return wire.unpack_from_server(self.hear_bytes())[0]
+        """Return the next frame; wait for it."""
+        return self.hear_whole().frame
 
     def hear_rest(self) -> list[wire.FromServer]:
         """Return all frames until the server ends the stream."""
-        return [wire.unpack_from_server(data)[0] for data in self._frames]
+        heard = []
+        while True:
+            try:
+                heard.append(self.hear())
+            except StopIteration:
+                return heard
+
+    def hear_end(self) -> grpc.StatusCode:
+        """Wait until the connection has ended by an error, whatever comes before; return which."""
+        with pytest.raises(grpc.RpcError) as caught:
+            for _ in self._incoming:
+                pass
+        return caught.value.code()
 
     def instruction(self) -> tuple[wire.Instruction, Message]:
         """Wait for the next instruction."""
-        frame, payload = wire.unpack_from_server(self.hear_bytes())
-        assert isinstance(frame, wire.Instruction)
-        return frame, flower.decode(payload)
+        heard = self.hear_whole()
+        assert isinstance(heard.frame, wire.Instruction)
+        return heard.frame, flower.decode(heard.body[0], heard.body[1:])
 
     def reply(self, frame: wire.Instruction, message: Message, value: int = 0) -> None:
         content = RecordDict({"metrics": MetricRecord({"value": value})})
-        self.say(wire.Reply(frame.message), flower.encode(Message(content, reply_to=message)))
+        self.send(frame, Message(content, reply_to=message))
+
+    def send(self, frame: wire.Instruction, reply: Message) -> None:
+        """Send a reply of the test's own."""
+        parts = flower.encode(reply)
+        self.say(wire.Reply(frame.message, NEVER, NEVER), parts.skeleton, *parts.segments)
 
     def answer(self, value: int = 0) -> None:
         """Wait for an instruction and reply to it."""
@@ -81,23 +119,25 @@ class Hand:
     def fail(self, reason: str) -> None:
         """Wait for an instruction and reply with Flower's error."""
         frame, message = self.instruction()
-        self.say(wire.Reply(frame.message), flower.encode(flower.app_raised(message, reason)))
+        self.send(frame, flower.app_raised(message, reason))
 
     def hang_up(self) -> None:
-        self.connection.__exit__(None, None, None)
+        """End the connection without a word."""
+        self.finish()
+        self._channel.close()
 
 
 class Lab:
     """A grid that listens on loopback, for one campaign."""
 
-    def __init__(self, path: Path, clients: tuple[str, ...], stack: ExitStack) -> None:
+    def __init__(self, path: Path, clients: tuple[str, ...], stack: ExitStack, transport: Transport = CALM) -> None:
         self._path, self._stack = path, stack
         self.log = EventLog(path)
         stack.callback(self.log.close)
         self._pool = stack.enter_context(ThreadPoolExecutor(4, thread_name_prefix="test"))
         self.clients = clients
-        self.grid = GrpcGrid("c1", clients, self.log)
-        stack.callback(self.grid.streams.close, None, 1.0)
+        self.grid = GrpcGrid("c1", clients, self.log, transport)
+        stack.callback(self.grid.streams.close, None, 0.1)  # who has hung up is not waited for
         self.address = self.grid.streams.listen("127.0.0.1:0")
 
     def hand(self) -> Hand:
@@ -106,33 +146,32 @@ class Lab:
         self._stack.callback(hand.hang_up)
         return hand
 
-    def join(self, name: str) -> Hand:
+    def join(self, name: str, session: str = "s1") -> Hand:
         """Return a client that has joined and been welcomed."""
-        hand = self.hand().hello(name)
-        assert hand.hear() == wire.Welcome(self.grid.streams.node_ids[name])
+        hand = self.hand().hello(name, session=session)
+        assert hand.hear() == wire.Welcome(self.grid.roster.node_ids[name], resumed=False)
         return hand
 
     def join_all(self) -> list[Hand]:
         return [self.join(name) for name in self.clients]
 
-    def session(self, name: str, app: ClientApp, log: EventLog, *trials: ClientTrial) -> Future:
-        """Run a real client's session in a thread, with an app of the test."""
-        job = ClientJob(
+    def job(self, name: str, *trials: ClientTrial, transport: Transport = CALM, address: str = "") -> ClientJob:
+        """Return the job of one of this campaign's clients."""
+        return ClientJob(
             campaign="c1",
             host=name,
             app=AppRef(client="not.used:app", server="not.used:app"),
-            server_address=self.address,
+            transport=transport,
+            server_address=address or self.address,
             delay_seed=1,
             node_config={},
             trials=trials,
+            connect_timeout_s=LONG_S,
         )
 
-        def run() -> None:
-            with Connection(self.address, LONG_S) as connection:
-                connection.send(wire.Hello(wire.PROTOCOL, "c1", name))
-                Session(job, app, connection, log).run()
-
-        return self.call(run)
+    def session(self, name: str, app: ClientApp, log: EventLog, *trials: ClientTrial) -> Future:
+        """Run a real client in a thread, with an app of the test."""
+        return self.call(take_part, self.job(name, *trials), app, log)
 
     def begin(self, trial: int = 0) -> None:
         self.grid.begin(trial, Rounds(self.log, trial))
@@ -181,7 +220,7 @@ def _task_identity(flower_identity: None) -> None:
 def make_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
     """Return a function that starts a grid for clients of these names."""
     with ExitStack() as stack:
-        yield lambda *clients: Lab(tmp_path / "events.jsonl", clients, stack)
+        yield lambda *clients, transport=CALM: Lab(tmp_path / "events.jsonl", clients, stack, transport)
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def test_trials_follow_each_other_on_every_host(story: Story, host: str) -> None
 
 
 def test_the_story_of_every_message_is_complete_and_in_order(story: Story) -> None:
-    """Sent, received, computed, delayed, replied, received: seven events a client and round, and no other."""
+    """Sent, received, computed, delayed, replied, received: eight events a client and round, and no other."""
     life: dict[tuple[int, int, str], list[tuple[int, str, str]]] = {}
     for reading in story.readings.values():
         for stamp, event in reading.events:
@@ -208,7 +208,8 @@ def test_the_story_of_every_message_is_complete_and_in_order(story: Story) -> No
     for (trial, _, _), events in life.items():
         assert len({message for _, _, message in events}) == 1
         on_client = ["message-received", "compute-started", "compute-ended", *["delayed"] * (trial >= 0), "reply-sent"]
-        assert [name for _, name, _ in sorted(events)] == ["message-sent", *on_client, "reply-received"]
+        on_server = ["reply-received", "reply-metrics"]
+        assert [name for _, name, _ in sorted(events)] == ["message-sent", *on_client, *on_server]
 
 
 def test_message_ids_are_unique_in_a_campaign(story: Story) -> None:

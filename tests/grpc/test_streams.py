@@ -6,12 +6,15 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import msgspec
 import pytest
 from flwr.clientapp import ClientApp
 
-from flclient.connection import Connection, ConnectionFailed
+from flclient.connection import ConnectionFailed
+from flclient.session import take_part
 from flcommon import wire
-from flcommon.events import ClientJoined, ClientLeft
+from flcommon.events import ClientJoined, ClientLeft, Refused
+from flcommon.job import Transport
 from flserver.errors import ServerError
 from flserver.grid import GrpcGrid
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LONG_S = 20.0
+CALM = Transport(keepalive_s=60.0, clock_every_s=0.0)
 
 
 # --- joining ----------------------------------------------------------------------------------------------------------
@@ -28,7 +32,7 @@ def test_a_client_is_welcomed_with_its_node_id(lab: Any) -> None:
     """Its name, id and address are in the log, in the order of joining."""
     lab.join("b")
     lab.join("a")
-    lab.grid.streams.wait_joined(LONG_S)
+    lab.grid.roster.wait_joined(LONG_S)
     joined = lab.events(ClientJoined)
     assert [(event.client, event.node_id) for event in joined] == [("b", 1002), ("a", 1001)]
     assert all("127.0.0.1" in event.peer for event in joined)
@@ -37,28 +41,31 @@ def test_a_client_is_welcomed_with_its_node_id(lab: Any) -> None:
 @pytest.mark.parametrize(
     ("say", "reason"),
     [
-        (lambda hand: hand.hello("a"), "refused: join: a is connected already"),
-        (lambda hand: hand.hello("zoe"), "refused: join: zoe is not a client of this campaign"),
-        (lambda hand: hand.hello("b", campaign="c2"), "refused: join: b speaks campaign c2, this server c1"),
-        (lambda hand: hand.hello("b", protocol=99), "refused: join: b speaks protocol 99, this server 1"),
-        (lambda hand: hand.say(wire.Prepared(0)), "refused: join: the first frame is not a hello"),
-        (lambda hand: hand.say_bytes(b"garbage"), "refused: frame shorter than its header"),
-        (lambda hand: hand.say_bytes(b""), "refused: frame shorter than its length field"),
-        (lambda hand: hand.say_bytes(b"\x00\x00\x00\x04\x81\xa1\xff\x01"), "refused: "),
-        (lambda hand: hand.connection._outgoing.put(None), "refused: "),
+        (lambda hand: hand.hello("a", session="s2"), "a is connected already"),
+        (lambda hand: hand.hello("zoe"), "zoe is not a client of this campaign"),
+        (lambda hand: hand.hello("b", campaign="c2"), "b speaks campaign c2, this server c1"),
+        (lambda hand: hand.hello("b", protocol=99), f"b speaks protocol 99, this server {wire.PROTOCOL}"),
+        (lambda hand: hand.say(wire.Prepared(0)), "the first frame is not a hello"),
+        (lambda hand: hand.say_bytes(b"garbage"), "a frame shorter than its header"),
+        (lambda hand: hand.say_bytes(b""), "a frame shorter than its header"),
+        (lambda hand: hand.say_bytes(b"\x00\x00\x00\x04\x81\xa1\xff\x01"), "a frame that cannot be read: "),
     ],
-    ids=["duplicate", "unknown", "campaign", "protocol", "no hello", "garbage", "empty", "not UTF-8", "silent"],
+    ids=["duplicate", "unknown", "campaign", "protocol", "no hello", "garbage", "empty", "not UTF-8"],
 )
 def test_who_may_not_join_is_told_why(lab: Any, say: Callable[[Any], None], reason: str) -> None:
-    """The stranger hears one goodbye and its stream ends; the campaign does not notice."""
+    """The stranger hears one refusal and its stream ends; the log says so, and the campaign goes on."""
     lab.join("a")
     stranger = lab.hand()
     say(stranger)
-    (goodbye,) = stranger.hear_rest()
-    assert isinstance(goodbye, wire.Goodbye)
-    assert goodbye.error.startswith(reason)
+    (refusal,) = stranger.hear_rest()
+    assert isinstance(refusal, wire.Refusal)
+    assert refusal.reason.startswith(reason)
+    assert refusal.again == (reason == "a is connected already")
+    (refused,) = lab.events(Refused)
+    assert refused.reason == refusal.reason
+    assert "127.0.0.1" in refused.peer
     lab.join("b")
-    lab.grid.streams.wait_joined(LONG_S)
+    lab.grid.roster.wait_joined(LONG_S)
     assert [event.client for event in lab.events(ClientJoined)] == ["a", "b"]
     assert lab.events(ClientLeft) == []
 
@@ -68,7 +75,7 @@ def test_strangers_that_leave_without_a_word_harm_nobody(lab: Any) -> None:
     for _ in range(5):
         lab.hand().hang_up()
     lab.join_all()
-    lab.grid.streams.wait_joined(LONG_S)
+    lab.grid.roster.wait_joined(LONG_S)
 
 
 def test_another_method_is_refused(lab: Any) -> None:
@@ -83,7 +90,7 @@ def test_who_is_missing_is_named(lab: Any) -> None:
     """After the time-out the error lists those who did not connect, and only those."""
     lab.join("a")
     with pytest.raises(ServerError, match=r"^join: b did not connect within 0\.05 s$") as caught:
-        lab.grid.streams.wait_joined(0.05)
+        lab.grid.roster.wait_joined(0.05)
     assert caught.value.step == "join"
 
 
@@ -92,19 +99,19 @@ def test_who_is_not_prepared_is_named(lab: Any) -> None:
     a, b = lab.join_all()
     for hand, trial in ((a, 0), (a, 1), (b, 0)):
         hand.say(wire.Prepared(trial))
-    lab.grid.streams.wait_prepared(0, LONG_S)
+    lab.grid.roster.wait_prepared(0, LONG_S)
     with pytest.raises(ServerError, match=r"^prepare trial: a, b not prepared within 0\.05 s$"):
-        lab.grid.streams.wait_prepared(2, 0.05)
+        lab.grid.roster.wait_prepared(2, 0.05)
 
 
 def test_waiting_ends_with_the_last_one(lab: Any) -> None:
     """wait_joined and wait_prepared have no time-out here: only the last client can have ended them."""
-    joined = lab.call(lab.grid.streams.wait_joined, None)
+    joined = lab.call(lab.grid.roster.wait_joined, None)
     a = lab.join("a")
     assert not joined.done()
     b = lab.join("b")
     joined.result(LONG_S)
-    prepared = lab.call(lab.grid.streams.wait_prepared, 0, None)
+    prepared = lab.call(lab.grid.roster.wait_prepared, 0, None)
     b.say(wire.Prepared(0))
     assert not prepared.done()
     a.say(wire.Prepared(0))
@@ -160,7 +167,7 @@ def test_goodbye_ends_the_clients_regularly(lab: Any) -> None:
     Nobody read during the close: a client that is busy training finds the goodbye when it comes back to its stream.
     """
     hands = lab.join_all()
-    lab.grid.streams.broadcast(wire.OpenTrial(0))
+    lab.grid.roster.open_trial(0)
     lab.grid.streams.close()
     for hand in hands:
         assert hand.hear_rest() == [wire.OpenTrial(0), wire.Goodbye(None)]
@@ -179,23 +186,32 @@ def test_goodbye_carries_the_reason(lab: Any) -> None:
 def test_nobody_can_join_after_the_end(lab: Any) -> None:
     """The port is closed with the campaign."""
     lab.grid.streams.close()
-    with pytest.raises(ConnectionFailed, match=f"no answer from the server at {lab.address} within 0.2 s") as caught:
-        Connection(lab.address, 0.2).__enter__()
+    job = msgspec.structs.replace(lab.job("a"), connect_timeout_s=0.2)
+    with pytest.raises(
+        ConnectionFailed, match=rf"no answer from the server at {lab.address} within 0\.2 s \("
+    ) as caught:
+        take_part(job, ClientApp(), lab.log)
     assert caught.value.step == "connect"
+    assert "onnection refused" in str(caught.value)
 
 
 def test_a_server_that_dies_is_an_error_on_the_client(lab: Any) -> None:
-    """A stream that breaks is not a goodbye."""
-    a, _ = lab.join_all()
+    """A stream that breaks is not a goodbye: the client tries again, for as long as the job says, and says why."""
+    job = lab.job("a", transport=msgspec.structs.replace(CALM, rejoin_timeout_s=0.2))
+    running = lab.call(take_part, job, ClientApp(), lab.log)
+    lab.join("b")
+    lab.grid.roster.wait_joined(LONG_S)
     lab.grid.streams._server.stop(0).wait(LONG_S)
-    with pytest.raises(ConnectionFailed, match=r"the stream to the server at .* broke"):
-        a.hear_rest()
+    failure = running.exception(LONG_S)
+    assert isinstance(failure, ConnectionFailed)
+    assert failure.step == "run"
+    assert str(failure).startswith(f"run: no answer from the server at {lab.address} within 0.4 s (")
 
 
 def test_sessions_end_with_the_goodbye(lab: Any) -> None:
     """Real sessions return on a regular goodbye."""
     sessions = [lab.session(name, ClientApp(), lab.log) for name in lab.clients]
-    lab.grid.streams.wait_joined(LONG_S)
+    lab.grid.roster.wait_joined(LONG_S)
     lab.grid.streams.close()
     assert [session.result(LONG_S) for session in sessions] == [None, None]
 
@@ -203,7 +219,7 @@ def test_sessions_end_with_the_goodbye(lab: Any) -> None:
 def test_a_session_says_why_the_server_ended_it(lab: Any) -> None:
     """On a goodbye with a reason the session raises with that reason."""
     sessions = [lab.session(name, ClientApp(), lab.log) for name in lab.clients]
-    lab.grid.streams.wait_joined(LONG_S)
+    lab.grid.roster.wait_joined(LONG_S)
     lab.grid.streams.close("stopped from outside")
     for session in sessions:
         with pytest.raises(ConnectionFailed, match="the server ended the campaign: stopped from outside"):

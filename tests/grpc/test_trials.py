@@ -15,8 +15,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from flclient.apps.payload import client_app, server_app
+from flcommon import wire
 from flcommon.events import (
     CampaignEnded,
+    ClientGivenUp,
     MessageSent,
     Metrics,
     PhaseEnded,
@@ -27,15 +29,16 @@ from flcommon.events import (
     TrialEnded,
     TrialOpened,
 )
-from flcommon.job import AppRef, ClientTrial, ServerJob, ServerTrial, Stop
+from flcommon.job import AppRef, ClientTrial, ServerJob, ServerTrial, Stop, Transport
 from flserver.campaign import run_trials
-from flserver.errors import ClientLost
+from flserver.errors import ClientsLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
 LONG_S = 20.0
+HASTY = Transport(keepalive_s=60.0, rejoin_timeout_s=0.3, clock_every_s=0.0)
 CLIENT_TRIALS = [ClientTrial(index=index, seed=7, run_config={}, schedule=0) for index in range(2)]
 
 
@@ -55,7 +58,7 @@ def sessions(lab: Any) -> Callable[..., list[Future]]:
 
     def join(a: ClientApp, b: ClientApp) -> list[Future]:
         told = [lab.session(name, app, lab.log, *CLIENT_TRIALS) for name, app in (("a", a), ("b", b))]
-        lab.grid.streams.wait_joined(LONG_S)
+        lab.grid.roster.wait_joined(LONG_S)
         return told
 
     return join
@@ -113,16 +116,22 @@ def test_a_server_app_that_raises_ends_the_campaign(lab: Any, sessions: Callable
     assert [event.ok for event in lab.events(TrialEnded)] == [False] * 3
 
 
-def test_a_client_lost_while_it_prepares_ends_the_campaign(lab: Any) -> None:
-    """The server does not wait for somebody who is gone."""
+def test_a_client_lost_while_it_prepares_is_not_waited_for_without_end(make_lab: Callable) -> None:
+    """After the rejoin time-out the trial begins with those that are left; without anybody the campaign ends."""
+    lab = make_lab("a", "b", transport=HASTY)
     a, b = lab.join_all()
-    running = lab.call(run_trials, server_job(server_trial(0)), server_app.app, lab.grid, lab.log)
-    a.hear()
-    b.hear()
+    running = lab.call(run_trials, server_job(server_trial(0, rounds=1)), server_app.app, lab.grid, lab.log)
+    assert a.hear() == b.hear() == wire.OpenTrial(0)
     b.hang_up()
+    a.say(wire.Prepared(0))
+    a.instruction()
+    (given_up,) = lab.events(ClientGivenUp)
+    assert given_up.client == "b"
+    assert given_up.reason.endswith("and it did not come back within 0.3 s")
+    a.hang_up()
     lost = running.exception(LONG_S)
-    assert isinstance(lost, ClientLost)
-    assert lost.client == "b"
+    assert isinstance(lost, ClientsLost)
+    assert set(lost.reasons) == {"a", "b"}
 
 
 # --- a strategy -------------------------------------------------------------------------------------------------------

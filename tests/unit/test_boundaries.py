@@ -43,6 +43,17 @@ def test_one_corner_speaks_ssh():
     assert modules == {f"deploy/remote/{name}.py" for name in ("ssh", "route", "transport")}
 
 
+def test_two_corners_know_certificates():
+    """A host makes its key and a request for a certificate, the controller signs: nobody else has to do with it."""
+    modules = {
+        path.relative_to(REPOSITORY).as_posix()
+        for package in PACKAGES
+        for path in (REPOSITORY / package).rglob("*.py")
+        if "cryptography" in imported(path)
+    }
+    assert modules == {"flcommon/credentials.py", "deploy/authority.py"}
+
+
 def test_help_loads_nothing_that_is_slow():
     """`deploy --help`, and that of every verb, comes at once: no SSH, no tables, no charts, no learning."""
     code = """
@@ -51,8 +62,8 @@ from typer.testing import CliRunner
 from deploy.cli import app
 for words in ([], ["up"], ["check"], ["down"], ["report"]):
     assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0
-print(*sorted({"polars", "altair", "vl_convert", "fabric", "paramiko", "asyncssh", "torch", "flwr", "grpc", "numpy"}
-              & set(sys.modules)))
+print(*sorted({"polars", "altair", "vl_convert", "fabric", "paramiko", "asyncssh", "torch", "flwr", "grpc", "numpy",
+               "cryptography"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

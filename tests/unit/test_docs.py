@@ -105,6 +105,7 @@ SECTIONS = {
     "data": playbook.Data,
     "stop": playbook.Stop,
     "delay": playbook.Delay,
+    "transport": playbook.TransportSection,
 }
 
 

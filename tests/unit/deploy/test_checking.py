@@ -66,8 +66,8 @@ class Told:
             raise remote
         return remote
 
-    def check(self) -> Any:
-        return check_lab(LAB, CNN, self.connect)
+    def check(self, *, tls: bool = True) -> Any:
+        return check_lab(LAB, CNN, self.connect, tls=tls)
 
 
 @pytest.fixture
@@ -259,3 +259,12 @@ def test_hosts_that_could_not_be_looked_at_are_no_measure(facts):
     found = compared(pi_a=seen(facts, 9.0, python_version="3.12.1"), pi_b=Examined(facts(), Health(), None))
     assert list(found) == ["pi-a"]
     assert "9.0 s ahead" in found["pi-a"][0]
+
+
+def test_doing_without_tls_is_a_warning(told: Told) -> None:
+    """Said of the playbook, not of a host, and no reason not to start."""
+    assert "tls" not in shown(told.check())
+    checked = told.check(tls=False)
+    assert checked.ok
+    assert [(one.level, one.code) for one in checked.findings[CONTROLLER]] == [("warning", "tls")]
+    assert "whoever reaches the server's port can join as any client" in shown(checked)

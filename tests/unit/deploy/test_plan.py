@@ -15,7 +15,7 @@ from deploy.app import embedded
 from deploy.plan import Plan, learning_seed, make_plan
 from deploy.playbook import Condition, Data, Playbook, Settings, load_playbook
 from flcommon.delay import Constant, Delay
-from flcommon.job import AppRef
+from flcommon.job import AppRef, Tls, Transport
 
 REPOSITORY = Path(__file__).parents[3]
 Order = Literal["shuffled", "listed"]
@@ -220,3 +220,14 @@ def test_the_warm_up_is_the_first_trial_without_its_delay() -> None:
 def test_no_warm_up_if_none_is_asked_for() -> None:
     book = msgspec.structs.replace(playbook(grid(2, 1), repeats=1), warmup_rounds=0)
     assert make_plan(book, CLIENTS).server_job("c", host="server", listen="192.0.2.1:8080").warmup is None
+
+
+def test_every_job_has_the_playbooks_transport() -> None:
+    """And the credentials that it is given: none, unless TLS is on."""
+    transport = Transport(keepalive_s=1, rejoin_timeout_s=7)
+    plan = make_plan(msgspec.structs.replace(playbook([{}]), transport=transport), CLIENTS)
+    tls = Tls(key="/k", certificate="c", authority="a", server_name="hub")
+    for own in (tls, None):
+        server = plan.server_job("c", host="server", listen="192.0.2.1:8080", tls=own)
+        client = plan.client_job("c", host=CLIENTS[0], server_address="192.0.2.1:8080", tls=own)
+        assert [(job.transport, job.tls) for job in (server, client)] == [(transport, own)] * 2

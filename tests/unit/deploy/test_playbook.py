@@ -15,7 +15,7 @@ from deploy.app import known_apps
 from deploy.errors import InputError
 from deploy.playbook import MAX_TRIALS, Playbook, load_playbook
 from flcommon.delay import Constant, Delay, Trace, Uniform
-from flcommon.job import Stop
+from flcommon.job import Stop, Transport
 
 REPOSITORY = Path(__file__).parents[3]
 BOOK = """\
@@ -81,6 +81,43 @@ def test_the_smallest_playbook(file: Path) -> None:
     (condition,) = book.conditions
     assert condition.values == {}
     assert (condition.settings.data, condition.settings.delay, condition.settings.stop) == (None, None, None)
+
+
+def test_the_transport_has_the_jobs_defaults(file: Path) -> None:
+    """TLS is on unless the playbook says otherwise."""
+    book = load(file, BOOK)
+    assert (book.transport, book.tls) == (Transport(), True)
+
+
+@pytest.mark.parametrize(
+    ("written", "is_on"), [("off", False), ("false", False), ("OFF", False), ("on", True), ("true", True)]
+)
+def test_tls_is_a_switch(file: Path, written: str, *, is_on: bool) -> None:
+    """As it is spoken of; in the manifest it is a plain boolean."""
+    book = load(file, BOOK + f"transport: {{tls: {written}, rejoin_timeout_s: 30}}\n")
+    assert (book.tls, book.transport) == (is_on, Transport(rejoin_timeout_s=30))
+    assert book.resolved["transport"] == {"tls": is_on, "rejoin_timeout_s": 30}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "words"),
+    [
+        ("{tls: no}", "transport.tls", "write true or false"),
+        ("{tls: 1}", "transport.tls", "must be true or false, not 1"),
+        ("{tls: 'off'}", "transport.tls", "must be true or false, not 'off'"),
+        ("{tsl: off}", "transport.tsl", "write true or false"),
+        ("{tsl: 1}", "transport.tsl", "unknown key; did you mean tls?"),
+        ("{keepalive_s: 0}", "transport.keepalive_s", "must be a number from 0.1 to 3600, not 0"),
+        ("{keepalive_timeout_s: 5s}", "transport.keepalive_timeout_s", "must be a number from 0.1 to 3600"),
+        ("{rejoin_timeout_s: -1}", "transport.rejoin_timeout_s", "must be a number from 0 to 604800"),
+        ("{clock_every_s: 1e9}", "transport.clock_every_s", "must be a number from 0 to 3600"),
+        ("off", "transport", "is true or false to some readers"),
+    ],
+)
+def test_a_transport_that_cannot_be(file: Path, section: str, key: str, words: str) -> None:
+    error = refusal(file, BOOK + f"transport: {section}\n")
+    assert (error.key, error.line) == (key, 8)
+    assert words in str(error)
 
 
 def test_the_sweeps_last_key_varies_fastest(file: Path) -> None:

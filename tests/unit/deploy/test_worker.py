@@ -17,6 +17,7 @@ from deploy.inventory import Host, Inventory, Python, Ssh
 from deploy.remote.fake import FakeRemote
 from deploy.takedown import take_down
 from deploy.worker import PULLED, PULLED_ENDS, Worker, host_statuses, stop
+from flcommon.credentials import certificate_request
 from flcommon.job import AppRef, ClientJob
 from flcommon.process import Order, alive, read_identity
 
@@ -111,9 +112,10 @@ def test_what_runs_is_found_and_stopped(here, host, pushed):
 
 
 def test_purge_removes_what_is_ours_and_nothing_else(here, host, pushed):
-    """Code and logs go; a file of somebody else in the work directory stays, and is said to; without one all goes."""
+    """Code, logs and key go; a file of somebody else in the work directory stays, and is said to; else all goes."""
     workdir = Path(pushed.workdir)
     (workdir / "campaigns" / "c" / "here").mkdir(parents=True)
+    certificate_request(workdir / "keys")
     (workdir / "env").symlink_to(here.home)
     (here.home / "precious").write_text("mine")
     (workdir / "thesis.tex").write_text("mine")

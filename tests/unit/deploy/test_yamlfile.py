@@ -103,6 +103,17 @@ def test_values_that_readers_differ_on_are_refused(file: Path, text: str, word: 
     assert word in str(error)
 
 
+@pytest.mark.parametrize(("text", "value"), [("on", True), ("Off", False), ("true", True), ("'off'", "off")])
+def test_a_switch_is_on_or_off(file: Path, text: str, value: Plain) -> None:
+    """Where the caller says that a key is one; elsewhere the plain words are refused, and quoted they are text."""
+    file.write_text(f"a: {{tls: {text}}}\n")
+    assert read_yaml(file, switches=("a.tls",)).plain() == {"a": {"tls": value}}
+    for switches in ((), ("tls",), ("a",)):
+        if text.lower() in ("on", "off"):
+            with pytest.raises(InputError, match="write true or false"):
+                read_yaml(file, switches=switches)
+
+
 @pytest.mark.parametrize("key", ["no", "on", "1", "1.5", "1e3", "~", "true", "2024-01-01", "12:30"])
 def test_keys_are_text(file: Path, key: str) -> None:
     error = refusal(file, f"a:\n  b: 1\n  {key}: 2\n")

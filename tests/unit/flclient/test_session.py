@@ -15,8 +15,9 @@ from flclient.session import Session
 from flcommon import flower, wire
 from flcommon.delay import Constant, Delay
 from flcommon.errors import FieldlabError
-from flcommon.eventlog import Moment, now
+from flcommon.eventlog import now
 from flcommon.events import (
+    AppRaised,
     ComputeEnded,
     ComputeStarted,
     Delayed,
@@ -26,10 +27,14 @@ from flcommon.events import (
     TrialOpened,
     TrialPrepared,
 )
+from flcommon.inbox import Heard
 from flcommon.job import AppRef, ClientJob, ClientTrial
+from flcommon.outbox import Offered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from flcommon.outbox import Watch
 
 NODE = 1002
 
@@ -53,21 +58,29 @@ JOB = ClientJob(
 class Script:
     """Stands for a Connection: says its lines, one after the other, and keeps what it is told."""
 
-    def __init__(self, *frames: bytes) -> None:
-        self._frames = frames
-        self.sent: list[tuple[wire.FromClient, bytes]] = []
+    def __init__(self, *heard: Heard) -> None:
+        self._heard = heard
+        self.sent: list[tuple[wire.FromClient, tuple[bytes, ...]]] = []
 
-    def receive(self) -> Iterator[bytes]:
-        yield from self._frames
+    def frames(self) -> Iterator[Heard]:
+        yield from self._heard
 
-    def send(self, frame: wire.Frame, *payload: bytes) -> Moment:
-        header, rest = wire.unpack_from_client(wire.pack(frame, *payload))
-        self.sent.append((header, bytes(rest)))
-        return now()
+    def send(self, frame: wire.Frame, body: tuple[bytes, ...] = (), watch: Watch | None = None) -> None:
+        self.sent.append((frame, body))
+        if watch is not None:
+            watch.offered(Offered(now(), now(), 1000))
 
     @property
     def replies(self) -> list[Message]:
-        return [flower.decode(payload) for frame, payload in self.sent if isinstance(frame, wire.Reply)]
+        return [flower.decode(body[0], body[1:]) for frame, body in self.sent if isinstance(frame, wire.Reply)]
+
+    @property
+    def said(self) -> list[str]:
+        """What was answered to what: `prepared 0`, `reply 0-1`."""
+        return [
+            f"reply {frame.message}" if isinstance(frame, wire.Reply) else f"prepared {frame.trial}"
+            for frame, _ in self.sent
+        ]
 
 
 class Recorder(ClientApp):
@@ -98,29 +111,39 @@ class Recorder(ClientApp):
             sys.exit("enough")
 
 
-WELCOME = wire.pack(wire.Welcome(NODE))
-GOODBYE = wire.pack(wire.Goodbye())
+SENT = wire.Clocks(11, 12)
+"""When the server offered its frames, by its clocks."""
 
 
-def opened(index: int) -> bytes:
-    return wire.pack(wire.OpenTrial(index))
+def said(frame: wire.FromServer, *body: bytes) -> Heard:
+    at = now()
+    return Heard(frame, body, 1, SENT, header=at, first=at, last=at, wire_bytes=1000)
 
 
-def closed(index: int, *, ok: bool = True) -> bytes:
-    return wire.pack(wire.CloseTrial(index, ok))
+WELCOME = said(wire.Welcome(NODE, resumed=False))
+GOODBYE = said(wire.Goodbye())
 
 
-def instruction(index: int, number: int, kind: str = "train") -> bytes:
+def opened(index: int) -> Heard:
+    return said(wire.OpenTrial(index))
+
+
+def closed(index: int, *, ok: bool = True) -> Heard:
+    return said(wire.CloseTrial(index, ok))
+
+
+def instruction(index: int, number: int, kind: str = "train") -> Heard:
     message = Message(RecordDict({"config": ConfigRecord({"server-round": number})}), NODE, kind)
     flower.set_message_id(message, f"{index}-{number}")
-    return wire.pack(wire.Instruction(f"{index}-{number}", index, number), flower.encode(message))
+    parts = flower.encode(message)
+    return said(wire.Instruction(f"{index}-{number}", index, number), parts.skeleton, *parts.segments)
 
 
 @pytest.fixture
 def play(log: Any) -> Callable[..., tuple[Script, Recorder]]:
     """Return a function that runs a session through these frames."""
 
-    def run(*frames: bytes) -> tuple[Script, Recorder]:
+    def run(*frames: Heard) -> tuple[Script, Recorder]:
         script, app = Script(WELCOME, *frames), Recorder()
         Session(JOB, app, script, log).run()
         return script, app
@@ -135,7 +158,7 @@ def metrics(script: Script, name: str) -> list[float]:
 def test_a_trial_from_open_to_close(log: Any, play: Callable) -> None:
     """Prepared is answered to open, a reply with the instruction's id to each instruction, nothing to close."""
     script, _ = play(opened(0), instruction(0, 1), instruction(0, 2), closed(0), GOODBYE)
-    assert [frame for frame, _ in script.sent] == [wire.Prepared(0), wire.Reply("0-1"), wire.Reply("0-2")]
+    assert script.said == ["prepared 0", "reply 0-1", "reply 0-2"]
     a_message = [MessageReceived, ComputeStarted, ComputeEnded, ReplySent]
     kinds = [type(event) for _, event in log.entries]
     assert kinds == [TrialOpened, TrialPrepared, *a_message, *a_message, TrialEnded]
@@ -155,8 +178,10 @@ def test_events_carry_the_place_and_the_sizes(log: Any, play: Callable) -> None:
     for event in events:
         place = (event.trial, event.round, event.message, event.client, event.kind)
         assert place == (1, 3, "1-3", "b", "train")
-    assert log.of(MessageReceived)[0].size_bytes == len(wire.unpack_from_server(frame)[1])
-    assert log.of(ReplySent)[0].size_bytes == len(script.sent[-1][1])
+    received, sent = log.of(MessageReceived)[0], log.of(ReplySent)[0]
+    assert (received.size_bytes, received.wire_bytes) == (frame.size_bytes, 1000)
+    assert (sent.size_bytes, sent.wire_bytes) == (sum(map(len, script.sent[-1][1])), 1000)
+    assert min(received.queue_s, received.decode_s, sent.encode_s, sent.queue_s, sent.send_s) >= 0
     assert log.of(Delayed)[0].requested_s == 0.01
 
 
@@ -166,6 +191,23 @@ def test_the_reply_goes_back_to_the_server(play: Callable) -> None:
     (reply,) = script.replies
     assert reply.metadata.reply_to_message_id == "0-1"
     assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (NODE, flower.SERVER_NODE_ID)
+
+
+def test_a_reply_tells_when_its_instruction_came(play: Callable) -> None:
+    """For comparing clocks: the server's stamp goes back with this client's own."""
+    asked = instruction(0, 1)
+    script, _ = play(opened(0), asked, GOODBYE)
+    (reply,) = (frame for frame, _ in script.sent if isinstance(frame, wire.Reply))
+    assert reply.asked == SENT
+    assert reply.received == tuple(asked.header)
+
+
+def test_a_welcome_voids_what_was_known(play: Callable) -> None:
+    """To a server that has given this client up, the trial is not open here until it says so again."""
+    with pytest.raises(FieldlabError, match="outside that trial"):
+        play(opened(0), instruction(0, 1), WELCOME, instruction(0, 2), GOODBYE)
+    script, _ = play(opened(0), instruction(0, 1), WELCOME, opened(0), instruction(0, 2), GOODBYE)
+    assert metrics(script, "calls") == [1, 1]
 
 
 def test_the_app_gets_its_configuration(play: Callable) -> None:
@@ -193,7 +235,7 @@ def test_every_trial_starts_from_fresh_state(play: Callable) -> None:
 def test_the_warmup_is_a_trial_like_any_other(log: Any, play: Callable) -> None:
     """Trial -1 is opened, run and closed."""
     script, _ = play(opened(-1), instruction(-1, 1), closed(-1), GOODBYE)
-    assert [frame for frame, _ in script.sent] == [wire.Prepared(-1), wire.Reply("-1-1")]
+    assert script.said == ["prepared -1", "reply -1-1"]
     assert log.of(TrialEnded)[0].trial == -1
 
 
@@ -205,6 +247,8 @@ def test_an_app_that_raises_is_flowers_error_reply(log: Any, play: Callable, cap
     assert failed.error.reason == "ZeroDivisionError: no data"
     assert good.has_content()
     assert "Traceback" in capsys.readouterr().err
+    assert [(event.message, event.error) for event in log.of(AppRaised)] == [("0-1", "ZeroDivisionError: no data")]
+    assert [event.message for event in log.of(ComputeEnded)] == ["0-1", "0-2"]
     assert [event.message for event in log.of(ReplySent)] == ["0-1", "0-2"]
 
 
@@ -249,7 +293,7 @@ def test_nothing_is_done_after_goodbye(play: Callable) -> None:
 def test_a_goodbye_with_a_reason_is_an_error(play: Callable) -> None:
     """The client's log says why the server ended the campaign."""
     with pytest.raises(ConnectionFailed, match="the server ended the campaign: run: a is gone"):
-        play(opened(0), wire.pack(wire.Goodbye("run: a is gone")))
+        play(opened(0), said(wire.Goodbye("run: a is gone")))
 
 
 def test_a_stream_that_ends_without_goodbye_is_an_error(play: Callable) -> None:

@@ -1,7 +1,7 @@
 """The loud test: every touch of flwr that is not in its public API does what this project takes it to do.
 
 Guards the internals of flwr 1.41 (all of >=1.41,<2 as pyproject.toml allows it): `flwr.common.constant.ErrorCode` and
-`SUPERLINK_NODE_ID`, `flwr.common.serde`, `flwr.common.serde_utils.metadata_to_proto`, `flwr.proto.message_pb2`,
+`SUPERLINK_NODE_ID`, `flwr.common.serde`, `flwr.common.serde_utils`, `flwr.proto.message_pb2` and `recorddict_pb2`,
 `flwr.supercore.run.Run`, `flwr.supercore.task_identity.TaskIdentity`, where `Metadata` keeps its message id, what
 `ServerApp` and `Server` were given, and `flwr.common.secure_aggregation`'s name for its record (whose own test is
 tests/campaign/test_apps.py). When a new release makes it fail, `flcommon.flower` is the one module to change.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,11 +20,14 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common import ndarrays_to_parameters
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.typing import Parameters
+from flwr.compat.common.recorddict_compat import arrayrecord_to_parameters, parameters_to_arrayrecord
+from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.server import Server, ServerConfig, SimpleClientManager
 from flwr.server.strategy import FedAvg as LegacyFedAvg
 from flwr.serverapp import ServerApp
 from flwr.supercore.task_identity import TaskIdentity
-from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -102,43 +106,136 @@ def test_an_empty_run_has_the_id() -> None:
     assert run.run_id == 9
 
 
+def again(message: Message) -> Message:
+    """Return the message as it arrives at the other end."""
+    parts = flower.encode(message)
+    return flower.decode(parts.skeleton, parts.segments)
+
+
+def as_flower_sends(message: Message) -> bytes:
+    """Return a message's bytes as Flower's own engines send it, data inside; the same for equal messages."""
+    data: bytes = message_to_proto(message).SerializeToString(deterministic=True)
+    return data
+
+
 def test_a_message_comes_back_as_it_was() -> None:
     """Metadata, arrays, metrics and configuration survive the wire."""
     message = instruction()
-    again = flower.decode(flower.encode(message))
-    assert same_metadata(again, message)
-    assert again.content == full_content()
-    assert not again.has_error()
+    received = again(message)
+    assert same_metadata(received, message)
+    assert received.content == full_content()
+    assert not received.has_error()
 
 
 def test_decode_takes_a_view() -> None:
-    """A payload is a view into its frame: it is parsed where it is."""
-    data = b"frame" + flower.encode(instruction())
-    assert flower.decode(memoryview(data)[5:]).content == full_content()
+    """A skeleton is a view into its frame: it is parsed where it is."""
+    parts = flower.encode(instruction())
+    data = b"frame" + parts.skeleton
+    assert flower.decode(memoryview(data)[5:], parts.segments).content == full_content()
+
+
+def test_the_skeleton_is_flowers_message_without_the_arrays_data() -> None:
+    """Put back into the parsed skeleton, the segments make the protobuf Message that Flower itself would send."""
+    message = instruction()
+    parts = flower.encode(message)
+    proto = MessageProto.FromString(parts.skeleton)
+    values = [one.value for item in proto.content.items for one in item.array_record.items]
+    assert [value.data for value in values] == [b""] * len(parts.segments)
+    for value, segment in zip(values, parts.segments, strict=True):
+        value.data = segment
+    assert proto == message_to_proto(message)
+
+
+def test_no_array_is_copied() -> None:
+    """The segments are the app's own bytes objects, and the received arrays hold the very segments."""
+    message = instruction()
+    sent = [array.data for array in message.content.array_records["arrays"].values()]
+    parts = flower.encode(message)
+    assert all(segment is data for segment, data in zip(parts.segments, sent, strict=True))
+    received = flower.decode(parts.skeleton, parts.segments).content.array_records["arrays"].values()
+    assert all(array.data is segment for array, segment in zip(received, parts.segments, strict=True))
+    assert parts.size_bytes == len(parts.skeleton) + sum(map(len, sent))
+
+
+class Untouchable(Array):
+    """An array that nobody may change once it is made."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__dict__:
+            raise AssertionError(f"{name} was set")
+        super().__setattr__(name, value)
+
+
+def test_the_apps_own_objects_are_only_read() -> None:
+    """The app still holds what is being sent, in other threads too: no array of it is changed, not for an instant."""
+    record = ArrayRecord()
+    record["w"] = Untouchable("uint8", (3,), "raw", b"abc")
+    content = RecordDict({"arrays": record, "empty": ArrayRecord(), "config": ConfigRecord({"server-round": 1})})
+    message = instruction(content)
+    before = as_flower_sends(message)
+    parts = flower.encode(message)
+    assert parts.segments == (b"abc",)
+    assert list(content) == ["arrays", "empty", "config"]
+    assert content["arrays"] is record
+    assert as_flower_sends(message) == before
+
+
+def test_more_than_protobuf_can_hold() -> None:
+    """An array above 2 GB, which Flower's own Message cannot carry, passes as it is: not a byte of it is touched."""
+    try:
+        data = bytes(2**31 + 8)  # zero pages, which the kernel makes when they are touched: they take no memory
+    except MemoryError:
+        pytest.skip("no address space for 2 GB")
+    record = ArrayRecord()
+    record["w"] = Array("uint64", (len(data) // 8,), "raw", data)
+    try:
+        parts = flower.encode(instruction(RecordDict({"arrays": record})))
+        received = flower.decode(parts.skeleton, parts.segments).content.array_records["arrays"]["w"]
+    except Exception as error:  # noqa: BLE001 - pytest would print the values at hand, in four characters a byte
+        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+    kept, size_bytes = received.data is data, parts.size_bytes
+    assert kept
+    assert size_bytes - len(data) < 1000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict({"arrays": ArrayRecord({"w": Array("uint8", (2**31,), "raw", b"")})}),
+        RecordDict({"metrics": MetricRecord({"n": 2**64})}),
+    ],
+)
+def test_what_flower_cannot_describe_is_one_error(content: RecordDict) -> None:
+    """Flower's description of a shape has 32 bits an axis, that of a number 64: what is larger is a MessageError."""
+    with pytest.raises(flower.MessageError, match="Flower cannot put this into a message: "):
+        flower.encode(instruction(content))
 
 
 @pytest.mark.parametrize("head_first", [True, False])
 def test_head_and_content_apart_are_the_message(*, head_first: bool) -> None:
     """The content is encoded once for all clients: joined with a head, in any order, it parses to the same Message."""
     message = instruction()
-    parts = [flower.encode_head(message), flower.encode_content(message.content)]
-    joined = flower.decode(b"".join(parts if head_first else reversed(parts)))
-    whole = flower.decode(flower.encode(message))
-    assert same_metadata(joined, whole)
-    assert joined.content == whole.content
+    content = flower.encode_content(message.content)
+    parts = [flower.encode_head(message), content.skeleton]
+    joined = flower.decode(b"".join(parts if head_first else reversed(parts)), content.segments)
+    assert as_flower_sends(joined) == as_flower_sends(message)
 
 
 def test_one_content_serves_many_heads() -> None:
-    """The same encoded content with two heads is two messages to two nodes."""
+    """The same encoded content with two heads is two messages to two nodes, which share nothing but the bytes."""
     content = full_content()
     shared = flower.encode_content(content)
+    received = []
     for node in (1001, 1002):
         message = Message(content, node, "train")
         flower.set_message_id(message, f"3-{node}")
-        decoded = flower.decode(flower.encode_head(message) + shared)
+        decoded = flower.decode(flower.encode_head(message) + shared.skeleton, shared.segments)
         assert decoded.metadata.dst_node_id == node
         assert decoded.metadata.message_id == f"3-{node}"
         assert decoded.content == content
+        received.append(decoded)
+    received[0].content.array_records["arrays"]["0"].data = b"other"
+    assert received[1].content == content
 
 
 def test_the_message_id_reaches_the_client_and_the_reply_names_it() -> None:
@@ -146,9 +243,9 @@ def test_the_message_id_reaches_the_client_and_the_reply_names_it() -> None:
     message = Message(full_content(), 1001, "train", group_id="4")
     assert message.metadata.message_id == ""
     flower.set_message_id(message, "3-17")
-    received = flower.decode(flower.encode(message))
+    received = again(message)
     assert received.metadata.message_id == "3-17"
-    reply = flower.decode(flower.encode(Message(RecordDict(), reply_to=received)))
+    reply = again(Message(RecordDict(), reply_to=received))
     assert reply.metadata.reply_to_message_id == "3-17"
     assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (1001, flower.SERVER_NODE_ID)
     assert (reply.metadata.run_id, reply.metadata.group_id, reply.metadata.message_type) == (5, "4", "train")
@@ -156,7 +253,7 @@ def test_the_message_id_reaches_the_client_and_the_reply_names_it() -> None:
 
 def test_an_app_that_raised_is_flowers_error_reply() -> None:
     """The error reply has Flower's code 2 for it and the reason, and survives the wire."""
-    reply = flower.decode(flower.encode(flower.app_raised(instruction(), "ValueError: no data")))
+    reply = again(flower.app_raised(instruction(), "ValueError: no data"))
     assert reply.has_error()
     assert not reply.has_content()
     assert (reply.error.code, reply.error.reason) == (2, "ValueError: no data")
@@ -171,17 +268,98 @@ _numbers = st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.uin
 def test_arrays_are_bit_exact(array: np.ndarray) -> None:
     """Weights arrive as they were sent: bytes, shape and type, NaNs and signed zeros included."""
     message = instruction(RecordDict({"arrays": ArrayRecord({"w": Array(array)})}))
-    again = flower.decode(flower.encode_head(message) + flower.encode_content(message.content))
-    received = again.content.array_records["arrays"]["w"].numpy()
+    received = again(message).content.array_records["arrays"]["w"].numpy()
     assert (received.dtype, received.shape) == (array.dtype, array.shape)
     assert received.tobytes() == array.tobytes()
 
 
-@pytest.mark.parametrize("payload", [b"\xff" * 10, b"\x0a\xff", b"garbage that is no message"])
-def test_garbage_is_no_message(payload: bytes) -> None:
-    """Bytes that are no Message raise protobuf's DecodeError, which the streams turn into a reason."""
-    with pytest.raises(DecodeError):
-        flower.decode(payload)
+_names = st.text(max_size=8)
+_int64 = st.integers(-(2**63), 2**63 - 1)
+_values = st.one_of(_int64, st.floats(), st.lists(_int64, max_size=3), st.lists(st.floats(), max_size=3))
+_config = st.one_of(
+    _values, st.booleans(), st.text(), st.binary(), st.lists(st.text(), max_size=3), st.lists(st.booleans(), max_size=3)
+)
+_shape = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4)
+_array = st.builds(Array, st.just("uint8"), _shape.map(tuple), _names, st.binary(max_size=40))
+_record = st.one_of(
+    st.dictionaries(_names, _array, max_size=4).map(ArrayRecord),
+    st.dictionaries(_names, _values, max_size=4).map(MetricRecord),
+    st.dictionaries(_names, _config, max_size=4).map(ConfigRecord),
+)
+_content = st.dictionaries(_names, _record, max_size=5).map(RecordDict)
+
+
+@st.composite
+def _messages(draw: st.DrawFn) -> Message:
+    """Make instructions, replies, and error replies, with all that their metadata can hold."""
+    ttl = draw(st.floats(1, 1e9))
+    kind = draw(st.sampled_from(["train", "evaluate", "query", "train.other"]))
+    message = Message(draw(_content), draw(st.integers(1, 2**63)), kind, ttl=ttl, group_id=draw(_names))
+    flower.set_message_id(message, draw(_names))
+    if draw(st.booleans()):
+        return message
+    if draw(st.booleans()):
+        return Message(draw(_content), reply_to=message)
+    return flower.app_raised(message, draw(st.text(min_size=1)))
+
+
+@given(message=_messages())
+def test_what_arrives_is_what_flowers_own_serialization_would_bring(message: Message) -> None:
+    """Bit for bit, with the order of records and of arrays: ours and Flower's give the same message."""
+    flowers = message_from_proto(MessageProto.FromString(message_to_proto(message).SerializeToString()))
+    ours = again(message)
+    assert as_flower_sends(ours) == as_flower_sends(flowers)
+    assert ours.has_error() == flowers.has_error()
+    if not ours.has_error():
+        assert [*ours.content] == [*flowers.content]
+        pairs = zip(ours.content.values(), flowers.content.values(), strict=True)
+        assert all([*one] == [*other] for one, other in pairs)
+
+
+@given(tensors=st.lists(st.binary(max_size=20), max_size=4), kind=_names)
+def test_legacy_parameters_pass(tensors: list[bytes], kind: str) -> None:
+    """What `client_fn` apps exchange (Flower's Parameters in an ArrayRecord, none at all included) stays as it is."""
+    record = parameters_to_arrayrecord(Parameters(tensors, kind), keep_input=True)
+    received = again(instruction(RecordDict({"fitins.parameters": record}))).content.array_records["fitins.parameters"]
+    back = arrayrecord_to_parameters(received, keep_input=True)
+    assert back.tensors == tensors
+    assert back.tensor_type == kind
+
+
+@pytest.mark.parametrize("skeleton", [b"\xff" * 10, b"\x0a\xff", b"garbage that is no message", b""])
+def test_garbage_is_no_message(skeleton: bytes) -> None:
+    """Bytes that are no Message are one error, which the streams turn into a reason."""
+    with pytest.raises(flower.MessageError, match="not a Flower message"):
+        flower.decode(skeleton)
+
+
+@given(data=st.data())
+def test_a_damaged_skeleton_is_a_message_or_one_error(data: st.DataObject) -> None:
+    """Whatever a peer sends, decode raises nothing but MessageError."""
+    parts = flower.encode(instruction())
+    damaged = bytearray(parts.skeleton)
+    for _ in range(data.draw(st.integers(1, 5))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.sampled_from([len(damaged), data.draw(st.integers(0, len(damaged)))]))
+    with suppress(flower.MessageError):
+        assert isinstance(flower.decode(bytes(damaged[:end]), parts.segments), Message)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_every_array_needs_its_segment(count: int) -> None:
+    """A skeleton of two arrays with the bytes of fewer or more is an error that names both numbers."""
+    skeleton = flower.encode(instruction()).skeleton
+    with pytest.raises(flower.MessageError, match=f"of 2 arrays came with the bytes of {count}$"):
+        flower.decode(skeleton, [b"x"] * count)
+
+
+def test_records_of_one_name_are_one() -> None:
+    """Only a forged skeleton names a record twice: the last one counts, as in Flower, whatever its kind."""
+    arrays, metrics = ({"r": ArrayRecord({"w": Array("u1", (), "raw", b"x")})}, {"r": MetricRecord({"n": 1})})
+    first, last = (flower.encode_content(RecordDict(one)) for one in (arrays, metrics))
+    head = flower.encode_head(instruction())
+    assert flower.decode(head + first.skeleton + last.skeleton).content == RecordDict(metrics)
+    assert flower.decode(head + last.skeleton + first.skeleton, [b"x"]).content == RecordDict(arrays)
 
 
 def test_a_context_can_be_made_as_the_engine_makes_it() -> None:

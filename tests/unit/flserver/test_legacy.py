@@ -25,6 +25,7 @@ from flwr.serverapp import Grid, ServerApp
 from flcommon import flower
 from flcommon.events import Metrics, PhaseEnded, RoundEnded, TargetReached
 from flcommon.job import ServerTrial, Stop
+from flserver import strategies
 from flserver.errors import ServerError
 from flserver.rounds import Rounds, round_of
 from flserver.strategies import StrategyWatch, TargetMet, watching
@@ -124,10 +125,12 @@ def lab() -> Lab:
 def play(log: Any, lab: Lab) -> Callable[..., StrategyWatch]:
     """Return a function that runs an app under a watch, and see that no thread of it is left."""
 
-    def run(app: ServerApp, stop: Stop | None = None) -> StrategyWatch:
+    def run(app: ServerApp, stop: Stop | None = None, present: Callable[[], int] | None = None) -> StrategyWatch:
         before = set(threading.enumerate())
         trial = ServerTrial(index=5, seed=1, run_config={}, rounds=3, stop=stop)
-        watch = StrategyWatch(trial, Rounds(log, 5), log, {1001: "pi-a", 1002: "pi-b", 1003: "pi-c", 1004: "pi-d"})
+        watch = StrategyWatch(
+            trial, Rounds(log, 5), log, {1001: "pi-a", 1002: "pi-b", 1003: "pi-c", 1004: "pi-d"}, present
+        )
         lab.rounds = watch.rounds
         context = Context(5, flower.SERVER_NODE_ID, {}, RecordDict(), {})
         try:
@@ -185,8 +188,21 @@ def test_a_round_in_which_no_client_trains_is_the_end(monkeypatch: Any, play: Ca
 @pytest.mark.parametrize("engine", [by_server, by_workflow])
 def test_waiting_for_more_clients_than_there_are_is_an_error(play: Callable, engine: Callable) -> None:
     """Flower would wait for a day; nobody joins a campaign that runs."""
-    with pytest.raises(ServerError, match=r"^round 1: the strategy waits for more clients than are there; .* with 4 "):
+    with pytest.raises(ServerError, match=r"^round 1: the strategy waits for more clients than the 4 of this"):
         play(engine(strategy(min_available_clients=5), 2))
+
+
+@pytest.mark.parametrize("engine", [by_server, by_workflow])
+def test_a_client_that_was_given_up_may_yet_be_back(
+    log: Any, lab: Lab, play: Callable, monkeypatch: Any, engine: Callable
+) -> None:
+    """A strategy may wait for it, as long as the Grid lets it: here it is back at the second look."""
+    looks = iter([3, 3])
+    monkeypatch.setattr(lab, "get_node_ids", lambda: list(NODES[: next(looks, 4)]))
+    monkeypatch.setattr(strategies, "_LOOK_S", 0.0)
+    initial = ndarrays_to_parameters([np.zeros(2)])
+    play(engine(strategy(min_available_clients=4, initial_parameters=initial), 1), present=lambda: 3)
+    assert [event.round for event in log.of(RoundEnded)] == [1]
 
 
 def test_results_are_aggregated_in_the_order_of_the_clients(play: Callable) -> None:

@@ -282,7 +282,7 @@ def test_a_round_in_which_no_client_trains_ends_the_trial(log: Any, watch: Calla
 
 def test_waiting_for_more_clients_than_there_are_is_an_error(grid: EchoGrid, watch: Callable) -> None:
     """FedAvg would look every second for ever, though nobody joins a campaign that runs. Loud: `sleep` is private."""
-    with watching(watch()), pytest.raises(ServerError, match=r"^round 1: the strategy waits for more clients than are"):
+    with watching(watch()), pytest.raises(ServerError, match=r"^round 1: the strategy waits for more clients than"):
         Quiet(min_available_nodes=4).start(grid, ARRAYS, num_rounds=1)
     assert grid.sent == 0
     assert strategy_utils.sleep is time.sleep

@@ -1,0 +1,133 @@
+"""One client as the server knows it, across all its connections and processes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from flcommon import wire
+from flcommon.inbox import Heard, Inbox
+from flcommon.outbox import Outbox, Watch, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import grpc
+
+    from flcommon.eventlog import Moment
+
+SOON_BYTES = 1 << 20
+"""A reply of this size is confirmed at once, so that its client need not hold it until the next instruction."""
+MOST_LOSSES = 10
+"""A client that comes and goes so often without a whole frame in between is given up."""
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One connection of a client: gRPC's stream, and what is said on it."""
+
+    context: grpc.ServicerContext
+    wire: Wire = field(default_factory=Wire)
+
+    @property
+    def address(self) -> str:
+        """Where the client is, in gRPC's words: `ipv4:192.0.2.21:50123`."""
+        return str(self.context.peer())
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """An instruction with all that it takes to send it again."""
+
+    frame: wire.Instruction
+    body: tuple[bytes, ...]
+    watch: Watch
+
+
+class Peer:
+    """A client of the campaign. `on_progress` hears of long transfers.
+
+    Everything but posting is under the roster's lock; what a connection hears, under the peer's own, so that a
+    connection that has been replaced is not heard any more.
+    """
+
+    def __init__(self, name: str, node_id: int, on_progress: Callable[[str, wire.Frame, int, int], None]) -> None:
+        self.name = name
+        self.node_id = node_id
+        self.session: str | None = None
+        self.line: Line | None = None
+        self.lost_at: Moment | None = None
+        self.reason = ""
+        self.given_up: str | None = None
+        self.banned = False
+        self.joined = False
+        self.losses = 0
+        self.prepared: int | None = None
+        self.unanswered: dict[str, Parcel] = {}
+        self.reading = threading.Lock()
+        self.inbox: Inbox[wire.FromClient] = Inbox(
+            wire.from_client,
+            self._confirm,
+            lambda frame, filled, size: on_progress(name, frame, filled, size),
+        )
+        self.outbox = Outbox(lambda: self.inbox.number)
+
+    def _confirm(self, number: int) -> None:
+        self.outbox.confirm(number)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection of it is open, as far as is known."""
+        return self.line is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is connected and nothing is on its way in either direction."""
+        return self.connected and self.outbox.idle and self.inbox.idle
+
+    def hear(self, line: Line, data: bytes, at: Moment) -> Heard[wire.FromClient] | None:
+        """Take in what came on a connection, unless that has been replaced; raises ProtocolError."""
+        with self.reading:
+            if self.line is not line:
+                return None
+            heard = self.inbox.take(data, at)
+        if heard is not None and heard.number:
+            self.losses = 0
+            if heard.size_bytes >= SOON_BYTES:
+                self.outbox.mention(wire.Confirm())
+        return heard
+
+    def take_line(self, line: Line) -> wire.Place:
+        """Be heard by a new connection from now on; return up to where the client has been heard already."""
+        with self.reading:
+            before, self.line = self.line, line
+            self.inbox.connect()
+            if before is not None:
+                self.outbox.disconnect(before.wire)
+            return self.inbox.heard
+
+    def drop_line(self, line: Line) -> bool:
+        """End a connection; False if it has been replaced already."""
+        with self.reading:
+            current = self.line is line
+            if current:
+                self.line = None
+        self.outbox.disconnect(line.wire)
+        return current
+
+    def begin_anew(self, session: str, trial: int | None) -> None:
+        """Begin with a process that knows nothing: it gets the open trial, and what it has not answered."""
+        with self.reading:
+            self.line, self.session, self.prepared = None, session, None
+            self.inbox.reset()
+            self.outbox.reset()
+        if trial is not None:
+            self.outbox.post(wire.OpenTrial(trial))
+        for parcel in self.unanswered.values():
+            self.outbox.post(parcel.frame, parcel.body, parcel.watch)
+
+    def instruct(self, parcel: Parcel) -> None:
+        """Send an instruction, and keep it until it is answered."""
+        self.unanswered[parcel.frame.message] = parcel
+        self.outbox.post(parcel.frame, parcel.body, parcel.watch)
