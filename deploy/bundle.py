@@ -72,21 +72,22 @@ class Bundle(msgspec.Struct, frozen=True):
             yield packed.body[start : start + _PIECE_BYTES]
 
 
-def make_bundle(trees: Mapping[str, Path] | None = None) -> Bundle:
-    """Pack directories, each under its name in the bundle; without any, the packages that hosts run.
+def make_bundle(trees: Mapping[str, Path] | None = None, files: Mapping[str, Path] | None = None) -> Bundle:
+    """Pack directories, each under its name in the bundle; without any, the packages that hosts run; and more files.
 
     Equal names and contents give an equal digest, whatever their dates and permissions. Raises InputError for a file
     that cannot be read.
     """
-    found = sorted(
-        (f"{tree}/{path.relative_to(root).as_posix()}", _content(path))
+    places = {
+        f"{tree}/{path.relative_to(root).as_posix()}": path
         for tree, root in (package_trees(PACKAGES) if trees is None else trees).items()
         for path in _files(root)
-    )
-    files = tuple(File(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in found)
-    contents = {file.sha256: content for file, (_, content) in zip(files, found, strict=True)}
-    digest = hashlib.sha256(listed(files).encode()).hexdigest()[:16]
-    return Bundle(digest, files, contents, _pack(contents, contents))
+    }
+    found = sorted((name, _content(path)) for name, path in {**places, **(files or {})}.items())
+    packed = tuple(File(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in found)
+    contents = {file.sha256: content for file, (_, content) in zip(packed, found, strict=True)}
+    digest = hashlib.sha256(listed(packed).encode()).hexdigest()[:16]
+    return Bundle(digest, packed, contents, _pack(contents, contents))
 
 
 def package_trees(packages: Sequence[str]) -> dict[str, Path]:

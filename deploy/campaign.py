@@ -84,7 +84,7 @@ def up(request: Request, view: View) -> None:
             phases.begin("prepare")
             crew.prepare_python(Kit(request.playbook.app, refresh=request.refresh))
             phases.begin("push")
-            bundle = crew.push_code()
+            bundle = crew.push_code(request.playbook.app)
             if request.playbook.tls:
                 crew.prepare_keys(bundle)
             else:
@@ -127,7 +127,7 @@ def describe(name: str, created: datetime, plan: Plan, bundle: Bundle, crew: Cre
         campaign=name,
         lab=crew.inventory.lab,
         playbook=plan.playbook.playbook,
-        app=plan.playbook.app,
+        app=plan.playbook.app.name,
         created_utc=f"{created:%Y-%m-%dT%H:%M:%SZ}",
         status="running",
         error=None,

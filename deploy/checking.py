@@ -13,13 +13,14 @@ from deploy.campaign import NO_TLS, listen_address
 from deploy.differences import CONTROLLER, differences
 from deploy.doorway import server_port
 from deploy.errors import DeployError, HostError, HostKeyRefused
-from deploy.facts import Finding, findings
+from deploy.facts import Finding, app_distributions, findings
 from deploy.health import Examined, ailments, examine
 from deploy.remote.fanout import connect_each, try_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from deploy.app import App
     from deploy.inventory import Host, Inventory
     from deploy.remote.protocol import Remote
 
@@ -29,7 +30,7 @@ class Checked:
     """A lab after a look at all its hosts: what was seen of each, and findings by host or by CONTROLLER."""
 
     inventory: Inventory
-    app: str
+    app: App
     seen: Mapping[str, Examined]
     findings: Mapping[str, tuple[Finding, ...]]
 
@@ -39,7 +40,7 @@ class Checked:
         return not any(one.level == "error" for found in self.findings.values() for one in found)
 
 
-def check_lab(inventory: Inventory, app: str, connect: Callable[[Host], Remote], *, tls: bool = True) -> Checked:
+def check_lab(inventory: Inventory, app: App, connect: Callable[[Host], Remote], *, tls: bool = True) -> Checked:
     """Check all hosts at once; one that cannot be reached or looked at is a finding like any other.
 
     `tls` is the playbook's: doing without is a finding too.
@@ -48,9 +49,10 @@ def check_lab(inventory: Inventory, app: str, connect: Callable[[Host], Remote],
     found: dict[str, list[Finding]] = {name: [] for name in (CONTROLLER, *hosts)}
     if not tls:
         found[CONTROLLER].append(Finding("warning", "tls", NO_TLS, "leave transport.tls out of the playbook"))
+    needed = app_distributions(app)
     address = inventory.server_address.rpartition(":")[0].strip("[]")
     with connect_each(inventory.hosts, connect) as reached:
-        looked = try_out(reached.results, lambda remote: examine(hosts[remote.host], remote, address))
+        looked = try_out(reached.results, lambda remote: examine(hosts[remote.host], remote, address, needed))
         remotes = {name: reached.results[name] for name in looked.results}
         tries = server_port(inventory, listen_address(inventory.server_address), remotes, looked.results)
     seen = looked.results
@@ -64,7 +66,7 @@ def check_lab(inventory: Inventory, app: str, connect: Callable[[Host], Remote],
     return Checked(inventory, app, seen, {name: tuple(some) for name, some in found.items()})
 
 
-def _alone(host: Host, looked: Examined, app: str, inventory: Inventory) -> list[Finding]:
+def _alone(host: Host, looked: Examined, app: App, inventory: Inventory) -> list[Finding]:
     """Return what a host's own look says, without regard to the others."""
     found = [*findings(looked.facts, app, host.python.manager), *ailments(looked, app)]
     if looked.facts.running:

@@ -34,7 +34,7 @@ def page(checked: Checked) -> RenderableType:
 
     A fix is one line however long, so that it can be copied: print it with `crop=False`.
     """
-    lab, app = checked.inventory.lab, checked.app
+    lab, app = checked.inventory.lab, checked.app.name
     answer = Text("yes", style="bold green") if checked.ok else Text("no", style="bold red")
     return Group(Text.assemble(f"{lab}: can a run of {app} start? ", answer), _hosts(checked), *_findings(checked))
 
@@ -54,7 +54,7 @@ def document(checked: Checked) -> str:
     }
     told = {
         "lab": checked.inventory.lab,
-        "app": checked.app,
+        "app": checked.app.name,
         "ok": checked.ok,
         "hosts": hosts,
         "controller": {"findings": checked.findings[CONTROLLER]},

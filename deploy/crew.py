@@ -17,13 +17,14 @@ from deploy.authority import request_of, sharing_a_key
 from deploy.bundle import code_directory, make_bundle, push
 from deploy.environment.prepare import prepare_python
 from deploy.errors import DeployError, HostError, InputError, LabError, together
-from deploy.facts import Facts, findings, look
+from deploy.facts import Facts, app_distributions, findings, look
 from deploy.remote.fanout import NARROW, WIDE, connect_each, try_out
 from deploy.worker import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from deploy.app import App
     from deploy.bundle import Bundle
     from deploy.environment.kit import Kit
     from deploy.inventory import Host, Inventory
@@ -74,11 +75,12 @@ class Crew:
             self.view.host(name, "takes no part")
             self.view.note(f"going on without {name}: {error}")
 
-    def look(self, app: str) -> None:
+    def look(self, app: App) -> None:
         """Look at all hosts: what stands in the way of a run there makes a host fail."""
+        needed = app_distributions(app)
 
         def looked(host: Host, remote: Remote) -> Facts:
-            found = look(host, remote)
+            found = look(host, remote, needed)
             wrong = [one for one in findings(found, app, host.python.manager) if one.level == "error"]
             if wrong:
                 raise together({one.what: HostError(host.name, "look", f"{one.what}; {one.fix}") for one in wrong})
@@ -109,9 +111,9 @@ class Crew:
 
         self.facts.update(self.each(prepared))
 
-    def push_code(self) -> Bundle:
-        """Push the code of this installation where it is missing."""
-        bundle = make_bundle()
+    def push_code(self, app: App) -> Bundle:
+        """Push the code of this installation, and an app's that is not part of it, where it is missing."""
+        bundle = make_bundle(files=app.files())
 
         def pushed(host: Host, remote: Remote) -> None:
             new = push(remote, self.facts[host.name], bundle)

@@ -5,9 +5,11 @@ The look of every command is here; what only `deploy check` asks for is in `depl
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
+from packaging.utils import canonicalize_name
 
 from deploy import hostside
 from deploy.errors import CommandFailed, HostError
@@ -16,6 +18,9 @@ from flcommon.decoding import decoded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from packaging.requirements import Requirement
+
+    from deploy.app import App
     from deploy.inventory import Host
     from deploy.remote.protocol import Remote
 
@@ -30,6 +35,8 @@ NEEDED = ("flwr", "grpc", "msgspec", "numpy")
 """What flserver and flclient import; the app's own needs come on top (`app_needs`)."""
 REQUIREMENTS = {"flwr": "'flwr>=1.41,<2'", "grpc": "grpcio"}
 """What to ask pip for, where it is not the package's own name."""
+BROUGHT = {"grpcio": "grpc"}
+"""The packages of distributions that have another name."""
 IDENTITY = "flcommon.identity"
 """The module of ours that the look takes along."""
 
@@ -87,9 +94,12 @@ class Finding(msgspec.Struct, frozen=True):
     fix: str
 
 
-def look(host: Host, remote: Remote) -> Facts:
-    """Look at a host, in one round trip, with or without a Python there; raises HostError."""
-    return understood(remote, ask(host, remote, hostside.program("look", IDENTITY)), Facts)
+def look(host: Host, remote: Remote, distributions: Sequence[str] = ()) -> Facts:
+    """Look at a host, in one round trip, with or without a Python there; raises HostError.
+
+    `distributions` are looked for beside those that every app needs (`app_distributions`).
+    """
+    return understood(remote, ask(host, remote, hostside.program("look", IDENTITY), ("", *distributions)), Facts)
 
 
 def look_at_ours(host: Host, remote: Remote) -> Facts:
@@ -133,7 +143,7 @@ def understood(remote: Remote, told: str, kind: type[T], step: str = STEP) -> T:
         raise HostError(remote.host, step, f"an answer that cannot be understood: {told[:200]!r}") from error
 
 
-def findings(facts: Facts, app: str, manager: str = "existing") -> list[Finding]:
+def findings(facts: Facts, app: App, manager: str = "existing") -> list[Finding]:
     """Return what stands in the way of a run on this host; `manager` (python.manager) will prepare what it can."""
     found = _machine(facts)
     # Where nothing has wheels, what pip should install is no advice.
@@ -146,9 +156,22 @@ def findings(facts: Facts, app: str, manager: str = "existing") -> list[Finding]
     return found
 
 
-def app_needs(app: str) -> tuple[str, ...]:
-    """Return the packages that an embedded app imports beyond flwr."""
-    return () if app.endswith(".payload") else ("torch", "torchvision")
+def app_needs(app: App) -> tuple[str, ...]:
+    """Return the packages that an embedded app imports beyond flwr; other apps say themselves what they need."""
+    return ("torch", "torchvision") if app.embedded and not app.name.endswith(".payload") else ()
+
+
+def app_distributions(app: App) -> tuple[str, ...]:
+    """Return the names of the distributions that an app says it needs, as a look is asked for them."""
+    known = {*BROUGHT, *NEEDED, "torch", "torchvision"}
+    return tuple(
+        dict.fromkeys(name for one in app.requirements() if (name := canonicalize_name(one.name)) not in known)
+    )
+
+
+def uses_torch(app: App) -> bool:
+    """Whether an app trains with PyTorch."""
+    return "torch" in (*app_needs(app), *(canonicalize_name(one.name) for one in app.requirements()))
 
 
 def pip(facts: Facts, wanted: Sequence[str]) -> str:
@@ -170,7 +193,7 @@ def _machine(facts: Facts) -> list[Finding]:
 _SIXTY_FOUR = {True: "64-bit Raspberry Pi OS", False: "x86-64 or aarch64"}
 
 
-def _python(facts: Facts, app: str, manager: str) -> list[Finding]:
+def _python(facts: Facts, app: App, manager: str) -> list[Finding]:
     """Return what is wrong with Python and its packages, as far as nobody will prepare them.
 
     The one place that knows what `python.manager` takes care of: `uv` brings Python and packages, `wheelhouse` brings
@@ -182,11 +205,54 @@ def _python(facts: Facts, app: str, manager: str) -> list[Finding]:
         return [_error("python", f"Python {facts.python_version} is too old", _NEWER)]
     if facts.trouble or not facts.python:
         return [_error("python", facts.trouble or "there is no Python", _NEWER)]
-    missing = [name for name in (*NEEDED, *app_needs(app)) if facts.packages.get(name) is None]
-    if manager == "wheelhouse" or not missing:
+    if manager == "wheelhouse":
         return []
-    wanted = [REQUIREMENTS.get(name, name) for name in missing]
-    return [_error("packages", f"{facts.python} lacks {', '.join(missing)}", pip(facts, wanted))]
+    missing = {
+        name: REQUIREMENTS.get(name, name) for name in (*NEEDED, *app_needs(app)) if not facts.packages.get(name)
+    }
+    unmet = {
+        _lack(facts, one): shlex.quote(_without_marker(one))
+        for one in app.requirements()
+        if _applies(facts, one) and not _is_met(facts, one) and _package(one) not in missing
+    }
+    if not missing and not unmet:
+        return []
+    what = f"{facts.python} lacks {', '.join((*missing, *unmet))}"
+    return [_error("packages", what, pip(facts, (*missing.values(), *unmet.values())))]
+
+
+def _package(requirement: Requirement) -> str:
+    """Return what `Facts.packages` calls a requirement's distribution."""
+    name = canonicalize_name(requirement.name)
+    return BROUGHT.get(name, name)
+
+
+def _is_met(facts: Facts, requirement: Requirement) -> bool:
+    version = facts.packages.get(_package(requirement))
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
+
+
+def _lack(facts: Facts, requirement: Requirement) -> str:
+    """Say what is missing, and which version is there instead."""
+    there = facts.packages.get(_package(requirement))
+    return f"{requirement.name}{requirement.specifier}" + (f" (it has {there})" if there else "")
+
+
+def _without_marker(requirement: Requirement) -> str:
+    return str(requirement).partition(";")[0].strip()
+
+
+def _applies(facts: Facts, requirement: Requirement) -> bool:
+    """Whether a requirement's marker holds on the host."""
+    return requirement.marker is None or requirement.marker.evaluate(
+        {
+            "platform_machine": facts.machine,
+            "platform_system": facts.system,
+            "sys_platform": facts.system.lower(),
+            "python_version": ".".join(facts.python_version.split(".")[:2]),
+            "python_full_version": facts.python_version,
+        }
+    )
 
 
 _NEWER = (

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deploy import hostside
-from deploy.facts import IDENTITY, Facts, Finding, app_needs, ask, understood
+from deploy.facts import IDENTITY, Facts, Finding, ask, understood, uses_torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deploy.app import App
     from deploy.inventory import Host
     from deploy.remote.protocol import Remote
 
@@ -67,9 +70,12 @@ class _Told(msgspec.Struct):
     health: Health = Health()
 
 
-def examine(host: Host, remote: Remote, server: str) -> Examined:
-    """Look at a host closely, in one round trip; `server` is the address that its clients use. Raises HostError."""
-    words = ("", server if host.role == "client" else "")
+def examine(host: Host, remote: Remote, server: str, distributions: Sequence[str] = ()) -> Examined:
+    """Look at a host closely, in one round trip; `server` is the address that its clients use. Raises HostError.
+
+    `distributions` are looked for as in `deploy.facts.look`.
+    """
+    words = ("", server if host.role == "client" else "", *distributions)
     script = hostside.program("health", IDENTITY, "deploy.hostside.look")
     sent_ns = time.time_ns()
     told = ask(host, remote, script, words)
@@ -78,7 +84,7 @@ def examine(host: Host, remote: Remote, server: str) -> Examined:
     return Examined(understood(remote, told, Facts), health, _clock(health, sent_ns, received_ns))
 
 
-def ailments(seen: Examined, app: str) -> list[Finding]:
+def ailments(seen: Examined, app: App) -> list[Finding]:
     """Return what spoils measurements on this host, or a run of this app."""
     found = [*_memory(seen.health, app), *_speed(seen.health), *_links(seen.health, seen.facts.user), *_sleep(seen)]
     if seen.health.synchronised is False:
@@ -107,9 +113,9 @@ def _clock(health: Health, sent_ns: int, received_ns: int) -> Clock | None:
     return Clock(offset_s=(highest + lowest) / 2e9, error_s=(highest - lowest) / 2e9)
 
 
-def _memory(health: Health, app: str) -> list[Finding]:
+def _memory(health: Health, app: App) -> list[Finding]:
     free, swap = health.memory_free_mb, health.swap_free_mb or 0
-    if free is None or free >= TORCH_MB or "torch" not in app_needs(app):
+    if free is None or free >= TORCH_MB or not uses_torch(app):
         return []
     what = f"only {free} MB of memory are free, and a process that trains with torch takes about {TORCH_MB} MB"
     fix = "end other programs (ps aux --sort=-rss), or use app: flclient.apps.payload"

@@ -21,8 +21,8 @@ class PlannedTrial(msgspec.Struct, frozen=True, kw_only=True):
 
     `index` counts in the order of the plan (conditions within repeats), which is not the order of execution;
     `condition` numbers the combinations of swept values; trials with the same `schedule` draw the same delays;
-    `seed` is where weights and data order start from. `settings` holds the swept values of this condition by their
-    dotted keys, for example {"delay.probability": 0.2, "delay.seconds": 0.3}.
+    `seed` is where weights and data order start from; `rounds` is 0 where only the app knows how many. `settings` holds
+    the swept values of this condition by their dotted keys, for example {"delay.probability": 0.2}.
     """
 
     index: int

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from deploy.app import ROUNDS
 from deploy.manifest import PlannedTrial
 from flcommon.job import WARMUP, AppRef, ClientJob, ClientTrial, ServerJob, ServerTrial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from deploy.app import App
     from deploy.playbook import Condition, Playbook, Settings
     from flcommon.delay import Delay
     from flcommon.job import ConfigValue, Tls
@@ -35,16 +37,18 @@ class Plan:
     @property
     def app(self) -> AppRef:
         """Where the app's two halves are."""
-        return AppRef(client=f"{self.playbook.app}.client_app:app", server=f"{self.playbook.app}.server_app:app")
+        return self.playbook.app.ref
 
     @property
     def warmup(self) -> PlannedTrial | None:
-        """The first trial once more, for the warm-up: fewer rounds, no delay, no target; None if none is asked for."""
-        rounds = self.playbook.warmup_rounds
-        if not rounds:
+        """The first trial once more, for the warm-up: fewer rounds, no delay, no target; None if none is asked for.
+
+        None too for an app whose number of rounds cannot be set: its warm-up would be a whole trial.
+        """
+        rounds, first = self.playbook.warmup_rounds, self.trials[0]
+        if not rounds or not self.playbook.app.takes_rounds:
             return None
-        first = self.trials[0]
-        config = {**first.run_config, "num-server-rounds": rounds}
+        config = {**first.run_config, ROUNDS: rounds}
         return msgspec.structs.replace(first, index=WARMUP, rounds=rounds, run_config=config, delay=None, stop=None)
 
     def server_job(self, campaign: str, *, host: str, listen: str, tls: Tls | None = None) -> ServerJob:
@@ -82,7 +86,8 @@ class Plan:
     def expected_injected_s(self) -> float:
         """Return how long the injected delays are expected to hold up all trials together, in seconds.
 
-        A round waits for its slowest client, here with equal computing times. Trials that `stop` early take less.
+        A round waits for its slowest client, here with equal computing times. Trials that `stop` early take less;
+        those whose number of rounds only the app knows are left out.
         """
         a_round: dict[Delay, float] = {}
         for trial in self.trials:
@@ -143,19 +148,19 @@ def _trial(playbook: Playbook, condition: int, repeat: int, schedule: int) -> Pl
         repeat=repeat,
         schedule=schedule,
         seed=seed,
-        rounds=chosen.settings.rounds,
+        rounds=playbook.app.rounds(chosen.settings.rounds),
         settings=chosen.values,
-        run_config=_run_config(chosen.settings, seed),
+        run_config=_run_config(playbook.app, chosen.settings, seed),
         delay=chosen.settings.delay,
         stop=chosen.settings.stop,
     )
 
 
-def _run_config(settings: Settings, seed: int) -> dict[str, ConfigValue]:
-    """Return what the app gets: its own keys, the data's, and the two that the toolkit sets."""
+def _run_config(app: App, settings: Settings, seed: int) -> dict[str, ConfigValue]:
+    """Return what the app gets: its own keys and the playbook's, the data's, and the two that the toolkit sets."""
     data = msgspec.to_builtins(settings.data) if settings.data is not None else {}
     flat = {f"data.{key}": value for key, value in data.items() if value is not None}
-    return {**settings.run_config, **flat, "seed": seed, "num-server-rounds": settings.rounds}
+    return app.run_config({**settings.run_config, **flat}, settings.rounds, seed)
 
 
 def _server_trial(trial: PlannedTrial) -> ServerTrial:

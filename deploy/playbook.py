@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from itertools import product
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from deploy.app import ROUNDS, SEED, WITH_DATA, App, resolve
 from deploy.convert import convert, unknown
+from deploy.errors import InputError
 from deploy.inventory import Name
 from deploy.trace import distribution, read_in
 from deploy.yamlfile import Node, read_yaml
 from flcommon.delay import Delay
 from flcommon.job import ConfigValue, Stop, Transport
 
-APPS = "flclient.apps"
 MAX_TRIALS = 10_000
 SETTABLE = ("rounds", "delay.probability", "delay.seconds", "data.set", "data.partition", "data.alpha")
 """What a sweep may vary, and `run_config.*`."""
@@ -68,9 +68,9 @@ class TransportSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one condition asks for: the playbook with the swept values filled in."""
+    """What one condition asks for: the playbook with the swept values filled in; without `rounds`, the app says."""
 
-    rounds: Annotated[int, msgspec.Meta(ge=1)]
+    rounds: Annotated[int, msgspec.Meta(ge=1)] | None = None
     data: Data | None = None
     run_config: dict[str, ConfigValue] = {}
     delay: Delay | None = None
@@ -94,7 +94,7 @@ class Playbook(msgspec.Struct, frozen=True, kw_only=True):
 
     file: Path
     playbook: Name
-    app: str
+    app: App
     seed: int
     repeats: int
     warmup_rounds: int
@@ -131,13 +131,13 @@ def load_playbook(path: Path) -> Playbook:
     written = read_yaml(path, switches=SWITCHES)
     top = read_in(written)
     entry = convert(top, _File)
-    if entry.app not in known_apps():
-        raise top.entries()["app"].error(f"unknown app {entry.app!r}{unknown(entry.app, known_apps(), 'apps')}")
+    app = resolve(top.entries()["app"])
     _check_sweep(top, entry)
+    _check_app(top, app)
     return Playbook(
         file=path,
         playbook=entry.playbook,
-        app=entry.app,
+        app=app,
         seed=entry.seed,
         repeats=entry.repeats,
         warmup_rounds=entry.warmup_rounds,
@@ -151,26 +151,43 @@ def load_playbook(path: Path) -> Playbook:
     )
 
 
-def known_apps() -> tuple[str, ...]:
-    """Return the embedded apps: packages below flclient.apps that hold both halves of a Flower app.
+def _check_app(top: Node, app: App) -> None:
+    """Raise InputError for what this app does not understand, in the sections and in the sweep."""
+    for key, node in _asked(top):
+        section, _, name = key.partition(".")
+        if section == "data" and app.name != WITH_DATA:
+            raise node.error(f"is for app: {WITH_DATA} alone; what another app trains on is in its own run_config")
+        if section == "rounds" and not app.takes_rounds:
+            raise node.error(
+                f"the app's own config has no {ROUNDS} to set: leave it out, or add the key in {app.config}"
+            )
+        if section == "run_config":
+            _check_config(app, name, node)
+    if top.get("rounds") is None and "rounds" not in dict(_asked(top)) and app.directory is None:
+        raise InputError(top.file, "is missing", line=top.line, key="rounds")
 
-    They are found as files, not imported, for they import torch.
-    """
-    spec = importlib.util.find_spec(APPS)
-    folders = [Path(place) for place in (spec.submodule_search_locations or [] if spec else [])]
-    return tuple(
-        f"{APPS}.{package.name}"
-        for folder in folders
-        for package in sorted(folder.iterdir())
-        if (package / "client_app.py").is_file() and (package / "server_app.py").is_file()
-    )
+
+def _asked(top: Node) -> list[tuple[str, Node]]:
+    """Return the settings of a playbook by their dotted keys: `run_config` key by key, then what is swept."""
+    run_config, sweep = top.get("run_config"), top.get("sweep")
+    sections = [(key, node) for key in ("rounds", "data") if (node := top.get(key)) is not None]
+    keys = [(f"run_config.{name}", node) for name, node in (run_config.entries() if run_config else {}).items()]
+    return [*sections, *keys, *(sweep.entries() if sweep else {}).items()]
+
+
+def _check_config(app: App, name: str, node: Node) -> None:
+    """Raise InputError for a key of the app's run_config that the toolkit sets, or that the app does not know."""
+    twins = {SEED: "seed"} if app.takes_seed else {}
+    twins.update({ROUNDS: "rounds"} if app.takes_rounds else {})
+    if name in twins or (name.startswith("data.") and app.name == WITH_DATA):
+        twin = twins.get(name, name)
+        raise node.error(f"the same thing is said twice: the app's {name!r} is set from the playbook's `{twin}`")
+    if app.defaults is not None and name not in app.defaults:
+        raise node.error(f"the app has no such key{unknown(name, list(app.defaults))} (in {app.config})")
 
 
 def _check_sweep(top: Node, entry: _File) -> None:
     """Raise InputError for a sweep that no condition can repair."""
-    run_config = top.get("run_config")
-    for name, node in (run_config.entries() if run_config else {}).items():
-        _refuse_own(name, node)
     if "sweep" not in top.entries():
         return
     sweep = top.entries()["sweep"]
@@ -186,18 +203,8 @@ def _check_sweep(top: Node, entry: _File) -> None:
 
 def _check_key(name: str, node: Node) -> None:
     section, _, key = name.partition(".")
-    if section == "run_config" and key:
-        _refuse_own(key, node)
-    elif name not in SETTABLE:
+    if name not in SETTABLE and not (section == "run_config" and key):
         raise node.error(f"cannot be swept{unknown(name, [*SETTABLE, 'run_config.*'])}")
-
-
-def _refuse_own(name: str, node: Node) -> None:
-    """Raise InputError for a key of the app's run_config that the toolkit itself sets."""
-    twins = {"seed": "seed", "num-server-rounds": "rounds"}
-    if name in twins or name.startswith("data."):
-        twin = twins.get(name, name)
-        raise node.error(f"the same thing is said twice: the app's {name!r} is set from the playbook's `{twin}`")
 
 
 def _check_values(node: Node) -> None:

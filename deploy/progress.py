@@ -204,7 +204,8 @@ class Progress:
         if self._plan is None or self._trial is None:
             return Text(f"{self._done} of {len(self._plan.trials) if self._plan else 0} trials done")
         place = f"trial {self._places[self._trial.index]} of {len(self._plan.trials)}"
-        parts = [place, f"round {self._round} of {self._trial.rounds}", self._settings(), self._metric]
+        of = f" of {self._trial.rounds}" if self._trial.rounds else ""  # 0: only the app knows
+        parts = [place, f"round {self._round}{of}", self._settings(), self._metric]
         return Text(" · ".join(part for part in parts if part))
 
 

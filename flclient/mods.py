@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from flcommon import flower
 from flcommon.delay import Delay, Draw, draw_s
 from flcommon.eventlog import EventLog, now
 from flcommon.events import ComputeEnded, ComputeStarted, Delayed, Place, is_training
@@ -37,16 +38,20 @@ def timing_mod(place: Place, log: EventLog) -> Mod:
     return mod
 
 
-def delay_mod(place: Place, delay: Delay | None, who: Draw, log: EventLog) -> Mod:
+def delay_mod(place: Place, delay: Delay | None, who: Draw, log: EventLog, waited: set[int]) -> Mod:
     """Return a mod that waits for the drawn delay after training, before the update is returned.
 
-    Only training is delayed: an evaluation uploads no update.
+    Only training is delayed: an evaluation uploads no update. A client waits once a round, as the model of the delays
+    has it: at the first `train` message, if an app sends several. Of the four that Flower's secure aggregation sends,
+    the one that asks for training counts. `waited` are the rounds of this trial in which that was; the mod adds to it.
     """
 
     def mod(message: Message, context: Context, call_next: ClientCall) -> Message:
+        trains = is_training(place["kind"]) and not flower.is_key_exchange(message)  # before the app empties it
         reply = call_next(message, context)
-        if delay is None or not is_training(place["kind"]):
+        if delay is None or not trains or place["round"] in waited:
             return reply
+        waited.add(place["round"])
         requested_s = draw_s(delay, who)
         started = now()
         if requested_s > 0:

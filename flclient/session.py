@@ -42,7 +42,7 @@ def run_client(job: ClientJob, log: EventLog, started: float) -> None:
     Raises FieldlabError if the app cannot be loaded, or the server cannot be reached, refuses, or is gone.
     """
     importing = time.monotonic()
-    app = flower.load_app(job.app.client, ClientApp)
+    app = flower.load_app(job.app.client, ClientApp, job.app.directory)
     loaded = time.monotonic()
     log.write(Ready(after_s=loaded - started, app_import_s=loaded - importing))
     take_part(job, app, log)
@@ -68,6 +68,7 @@ class Session:
         self._trial: ClientTrial | None = None
         self._context: Context | None = None
         self._rounds = 0
+        self._waited: set[int] = set()
         self._opened = now()
 
     def run(self) -> None:
@@ -92,7 +93,7 @@ class Session:
     def _open(self, index: int) -> None:
         self._opened = self._log.write(TrialOpened(trial=index))
         trial = self._trial = self._trials[index]
-        self._rounds = 0
+        self._rounds, self._waited = 0, set()
         seed_everything(trial.seed)
         run_id = flower.run_id(index)
         flower.set_identity(run_id, self._node_id)
@@ -145,7 +146,8 @@ class Session:
 
     def _call(self, place: Place, trial: ClientTrial, message: Message, context: Context) -> Message:
         who = Draw(self._job.delay_seed, self._job.host, trial.schedule, place["round"])
-        call = with_mods(self._app, [delay_mod(place, trial.delay, who, self._log), timing_mod(place, self._log)])
+        delaying = delay_mod(place, trial.delay, who, self._log, self._waited)
+        call = with_mods(self._app, [delaying, timing_mod(place, self._log)])
         try:
             return _checked(call(message, context))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the app raises becomes Flower's error reply

@@ -290,10 +290,14 @@ class ReplyMetrics(OfMessage, frozen=True, kw_only=True, tag="reply-metrics"):
 
 
 class Metrics(OfRound, frozen=True, kw_only=True, tag="metrics"):
-    """(server) What the app itself reported: `source` is central (the ServerApp), train or evaluate (aggregated)."""
+    """(server) What the app itself reported: `source` is central (the ServerApp), train or evaluate (aggregated).
+
+    `not_finite` names the values that JSON cannot hold, in words: nan, inf, -inf.
+    """
 
     source: str
     values: dict[str, float]
+    not_finite: dict[str, str] = {}
 
 
 class RoundEnded(OfRound, frozen=True, kw_only=True, tag="round-ended"):

@@ -11,12 +11,16 @@ import os
 # flwr reads this at import time, and its telemetry would add traffic of its own to the network that is measured.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 
+import copy
 import importlib
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
 from flwr.common.serde import message_from_proto, recorddict_to_proto
 from flwr.common.serde_utils import error_to_proto, metadata_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
     from flwr.app import ConfigRecord, MetricRecord
     from flwr.clientapp import ClientApp
+    from flwr.server import ClientManager
     from flwr.serverapp import ServerApp
 
 __all__ = [
@@ -47,6 +52,8 @@ __all__ = [
     "encode",
     "encode_content",
     "encode_head",
+    "fresh_server_app",
+    "is_key_exchange",
     "load_app",
     "run_id",
     "set_identity",
@@ -204,8 +211,50 @@ def unavailable(instruction: Message, reason: str) -> Message:
     return Message(Error(code=ErrorCode.NODE_UNAVAILABLE, reason=reason), reply_to=instruction)
 
 
-def load_app(reference: str, kind: type[App]) -> App:
-    """Import `package.module:attribute`; raises AppError in one sentence if there is no such app of that kind."""
+def is_key_exchange(instruction: Message) -> bool:
+    """Whether this is a step of Flower's secure aggregation (SecAgg, SecAgg+) in which nothing is trained.
+
+    All its steps are of the type `train`; only the one that asks for training brings the model along.
+    """
+    return RECORD_KEY_CONFIGS in instruction.content.config_records and not instruction.content.array_records
+
+
+def fresh_server_app(app: ServerApp) -> ServerApp:
+    """Return an app for one trial that no earlier trial has changed; raises AppError for one that cannot be fresh.
+
+    An app makes its strategy in `@app.main()` or `server_fn`, anew for each trial. What it handed to `ServerApp(…)` as
+    an object (deprecated by Flower) would go into a trial with the last one's weights, moments and clients: a strategy
+    is copied, and Flower's own client manager is made anew.
+    """
+    if app._main is not None or app._server_fn is not None:  # noqa: SLF001 - ServerApp has no way to ask
+        return app
+    fresh = copy.copy(app)
+    fresh._strategy = copy.deepcopy(app._strategy)  # noqa: SLF001
+    fresh._client_manager = _fresh_manager(app._client_manager)  # noqa: SLF001
+    if app._server is not None:  # noqa: SLF001
+        fresh._server = copy.copy(app._server)  # noqa: SLF001
+        fresh._server.strategy = copy.deepcopy(app._server.strategy)  # noqa: SLF001
+        fresh._server._client_manager = _fresh_manager(app._server._client_manager)  # noqa: SLF001
+    return fresh
+
+
+def _fresh_manager(manager: ClientManager | None) -> Any:  # noqa: ANN401 - as Flower's attributes have it
+    """Return a client manager without clients: it holds locks, so a user's own cannot be copied."""
+    if manager is None:
+        return None
+    if type(manager).__name__ != "SimpleClientManager":
+        raise AppError(f"a {type(manager).__name__} given to ServerApp(…) outlives its trial: make it in a server_fn")
+    return type(manager)()
+
+
+def load_app(reference: str, kind: type[App], directory: str | None = None) -> App:
+    """Import `package.module:attribute`; raises AppError in one sentence if there is no such app of that kind.
+
+    `directory` is where the app lies in the pushed code, if it is a directory: as in Flower's own engine, it comes
+    first on sys.path.
+    """
+    if directory is not None:
+        _come_first(Path(__file__).parents[1] / directory)
     module_name, _, attribute = reference.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise AppError(f"{reference}: is not of the form package.module:attribute")
@@ -213,7 +262,15 @@ def load_app(reference: str, kind: type[App]) -> App:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise AppError(f"{reference}: cannot be imported: {error}") from error
-    app = getattr(module, attribute, None)
+    app: object = module
+    for name in attribute.split("."):
+        app = getattr(app, name, None)
     if not isinstance(app, kind):
         raise AppError(f"{reference}: is {type(app).__name__}, not a flwr {kind.__name__}")
     return app
+
+
+def _come_first(directory: Path) -> None:
+    place = str(directory)
+    if place not in sys.path:
+        sys.path.insert(0, place)

@@ -48,7 +48,7 @@ def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
         credentials = server_credentials(job.tls) if job.tls else None
         log.write(Listening(address=grid.streams.listen(job.listen, credentials)))
         importing = time.monotonic()
-        app = flower.load_app(job.app.server, ServerApp)
+        app = flower.load_app(job.app.server, ServerApp, job.app.directory)
         loaded = time.monotonic()
         log.write(Ready(after_s=loaded - started, app_import_s=loaded - importing))
         grid.roster.wait_joined(job.join_timeout_s)
@@ -82,9 +82,11 @@ def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog,
     grid.roster.wait_prepared(trial.index, PREPARE_TIMEOUT_S)
     log.write(TrialPrepared(trial=trial.index))
     ok = False
+    names = {node_id: client for client, node_id in grid.roster.node_ids.items()}
+    watch = StrategyWatch(trial, rounds, log, names, lambda: len(grid.roster.present))
     try:
-        with watching(StrategyWatch(trial, rounds, log)):
-            _call(app, grid, trial)
+        with watching(watch):
+            _call(flower.fresh_server_app(app), grid, trial)
         ok = True
     finally:
         rounds.leave()

@@ -150,18 +150,11 @@ class GrpcGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send instructions and wait for the replies, or until `timeout` seconds have passed.
 
-        Raises ServerError when a client is lost, or when every single client failed.
+        Raises ServerError when a client is lost. What the app raised on a client is an error reply, as Flower has it.
         """
         ids = self.push_messages(messages)
         self._exchange.wait(ids, timeout)
-        replies = self._exchange.take(ids)
-        if replies and len(replies) == len(ids) and all(reply.has_error() for reply in replies):
-            first = replies[0]
-            raise ServerError(
-                f"round {self._round()}",
-                f"the app failed on every client; {self._names[first.metadata.src_node_id]}: {first.error.reason}",
-            )
-        return replies
+        return self._exchange.take(ids)
 
     # --- flserver.roster.Receiver ------------------------------------------------------------------------------------
 

@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from flserver.quiet import Quiet
 
 
+BEFORE_ROUNDS = "get_parameters"
+"""The message by which Flower's older strategies ask a client for the initial model."""
+
+
 def round_of(message: Message) -> int | None:
-    """Return the round an instruction belongs to: Flower's `server-round`, else a numeric group id, else None."""
+    """Return the round an instruction belongs to: Flower's `server-round`, else a numeric group id, else None.
+
+    The request for an initial model comes before round 1.
+    """
+    if message.metadata.message_type == BEFORE_ROUNDS:
+        return 0
     for record in message.content.config_records.values():
         number = record.get("server-round")
         if isinstance(number, int):

@@ -27,27 +27,37 @@ class _Work:
     ended_ns: int | None = None
     delay: Delayed | None = None
 
-    def row(self) -> ClientRound:
+    @property
+    def compute_s(self) -> float | None:
         known = self.started_ns is not None and self.ended_ns is not None
-        return ClientRound(
-            client=self.client,
-            compute_s=((self.ended_ns or 0) - (self.started_ns or 0)) / 1e9 if known else None,
-            requested_s=self.delay.requested_s if self.delay else None,
-            measured_s=self.delay.measured_s if self.delay else None,
-        )
+        return ((self.ended_ns or 0) - (self.started_ns or 0)) / 1e9 if known else None
 
 
 def client_rounds(events: Iterable[tuple[Stamp, AnyEvent]]) -> dict[TrialRound, list[ClientRound]]:
-    """Return the training that a client's events tell of, by (trial, round)."""
+    """Return the training that a client's events tell of, by (trial, round): one row for each client in it.
+
+    An app may send a client several `train` messages a round, a secure aggregation always does: their times add up.
+    """
     works: dict[tuple[int, int, str], _Work] = {}
     for stamp, event in events:
         if isinstance(event, ComputeStarted | ComputeEnded | Delayed) and is_training(event.kind):
             key = (event.trial, event.round, event.message)
             _note(works.setdefault(key, _Work(event.client)), stamp.mono_ns, event)
-    rows: defaultdict[TrialRound, list[ClientRound]] = defaultdict(list)
+    rounds: defaultdict[TrialRound, defaultdict[str, list[_Work]]] = defaultdict(lambda: defaultdict(list))
     for (trial, number, _message), work in works.items():
-        rows[trial, number].append(work.row())
-    return dict(rows)
+        rounds[trial, number][work.client].append(work)
+    return {place: [_row(*work) for work in clients.items()] for place, clients in rounds.items()}
+
+
+def _row(client: str, works: list[_Work]) -> ClientRound:
+    delays = [work.delay for work in works if work.delay is not None]
+    known = [work.compute_s for work in works if work.compute_s is not None]
+    return ClientRound(
+        client=client,
+        compute_s=sum(known) if len(known) == len(works) else None,
+        requested_s=sum(delay.requested_s for delay in delays) if delays else None,
+        measured_s=sum(delay.measured_s for delay in delays) if delays else None,
+    )
 
 
 def _note(work: _Work, mono_ns: int, event: ComputeStarted | ComputeEnded | Delayed) -> None:

@@ -28,6 +28,7 @@ from deploy.errors import DeployError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from deploy.app import App
     from deploy.environment.target import Target
     from deploy.store import BigFile
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 class Kit:
     """What one app needs on hosts; `refresh` resolves anew. All methods raise DeployError, and may take minutes."""
 
-    def __init__(self, app: str, *, root: Path | None = None, refresh: bool = False) -> None:
+    def __init__(self, app: App, *, root: Path | None = None, refresh: bool = False) -> None:
         self.requirements = requirements(app)
         self.uv_version = importlib.metadata.version("uv")
         self._cache = Cache(default_root() if root is None else root)

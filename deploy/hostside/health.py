@@ -258,7 +258,7 @@ def health(root: str, address: str) -> dict[str, object]:
 def main() -> None:
     """Look, and print."""
     trouble, workdir, root, address = sys.argv[1:5]
-    found = facts(trouble, workdir, root)
+    found = facts(trouble, workdir, root, sys.argv[5:])
     found["health"] = health(root, address)
     print(encoded(found))
 

@@ -1,7 +1,8 @@
 """Runs on a host: looks, changes nothing, and prints what it found as one JSON object (`deploy.facts.Facts`).
 
 Started by `look.sh`. Arguments: what is wrong with the inventory's own Python (empty: nothing, it is this one), the
-work directory, and a directory to stand before /proc and /sys (empty on a host; tests have trees of their own).
+work directory, a directory to stand before /proc and /sys (empty on a host; tests have trees of their own), and the
+names of distributions that an app needs beyond those looked for anyway.
 Runs on Python 3.7 or later, so that one that is too old can be named. It imports only what the interpreter has loaded
 anyway: `platform`, `shutil` and `json` cost four times as much CPU as all the rest.
 """
@@ -22,7 +23,7 @@ DISTRIBUTIONS = {
     "torch": "torch",
     "torchvision": "torchvision",
 }
-"""What is looked for: names of distributions, and the packages that they install."""
+"""What is looked for: names of distributions, and the packages that they install. An app's own keep their names."""
 
 
 def text(path: str) -> str:
@@ -49,16 +50,17 @@ def existing_parent(path: str) -> str:
     return path
 
 
-def versions() -> dict[str, str | None]:
+def versions(more: list[str]) -> dict[str, str | None]:
     """Return the versions of the packages that can be imported, None for the others, from names of files alone."""
-    found: dict[str, str | None] = dict.fromkeys(DISTRIBUTIONS.values())
+    wanted = dict({name: name for name in more}, **DISTRIBUTIONS)
+    found: dict[str, str | None] = dict.fromkeys(wanted.values())
     for place in sys.path:
         for name in entries(place):
             stem, ending = os.path.splitext(name)
             if ending not in (".dist-info", ".egg-info"):  # Debian's own packages still have the latter
                 continue
             distribution, _, version = stem.partition("-")
-            package = DISTRIBUTIONS.get(distribution.lower())
+            package = wanted.get(distribution.lower().replace("_", "-").replace(".", "-"))
             if package is not None and found[package] is None:  # the first on the path is what an import gets
                 found[package] = version.partition("-py")[0]
     return found
@@ -149,7 +151,7 @@ def request(keys: str) -> str:
     return text(keys + "/host.csr") if modes == [0o40700, 0o100600] else ""  # stat(2): a directory, a regular file
 
 
-def facts(trouble: str, workdir: str, root: str) -> dict[str, object]:
+def facts(trouble: str, workdir: str, root: str, more: list[str]) -> dict[str, object]:
     """Look."""
     workdir = os.path.abspath(os.path.expanduser(workdir))
     parent = existing_parent(workdir)
@@ -173,7 +175,7 @@ def facts(trouble: str, workdir: str, root: str) -> dict[str, object]:
         "disk_free_mb": disk.f_bavail * disk.f_frsize // 2**20,
         "writable": os.access(parent, os.W_OK),
         "read_only": bool(disk.f_flag & 1),  # statvfs(3): ST_RDONLY
-        "packages": versions(),
+        "packages": versions(more),
         "code": bundles(os.path.join(workdir, "code")),
         "envs": environments(os.path.join(workdir, "env")),
         "running": running(os.path.join(workdir, "campaigns")),
@@ -207,4 +209,4 @@ def escaped(character: str) -> str:
 
 
 if __name__ == "__main__":
-    print(encoded(facts(*sys.argv[1:4])))
+    print(encoded(facts(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])))

@@ -66,7 +66,10 @@ class Recorder(Silent):
 
 @dataclass(frozen=True)
 class Bench:
-    """A virtual lab of two clients that a test may bend before the campaign sees it, and where its runs go."""
+    """A virtual lab, of two clients unless a test says otherwise, that a test may bend before the campaign sees it.
+
+    Its runs go below `tmp_path`.
+    """
 
     tmp_path: Path
 
@@ -75,10 +78,11 @@ class Bench:
         view: Recorder,
         playbook: str = PAYLOAD,
         bend: Callable[[Inventory], Inventory] = lambda inventory: inventory,
+        clients: int = 2,
     ) -> None:
         file = self.tmp_path / "playbook.yaml"
         file.write_text(playbook)
-        up(Request(self._lab(bend), load_playbook(file), self.tmp_path / "runs", connect), view)
+        up(Request(self._lab(bend, clients), load_playbook(file), self.tmp_path / "runs", connect), view)
 
     def manifest(self, view: Recorder) -> Manifest:
         assert view.directory is not None
@@ -89,8 +93,8 @@ class Bench:
         return [event for _, event in read_log(view.directory / "raw" / host / "events.jsonl").events]
 
     @contextlib.contextmanager
-    def _lab(self, bend: Callable[[Inventory], Inventory]) -> Iterator[Inventory]:
-        lab = VirtualLab(file=Path("lab.yaml"), lab="bench", playbook=None, clients=2)
+    def _lab(self, bend: Callable[[Inventory], Inventory], clients: int) -> Iterator[Inventory]:
+        lab = VirtualLab(file=Path("lab.yaml"), lab="bench", playbook=None, clients=clients)
         with virtual_lab(lab) as inventory:
             yield bend(inventory)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from deploy.app import embedded
 from deploy.environment import Kit
 from deploy.environment.target import Target
 from deploy.errors import DeployError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from deploy.remote.protocol import Remote
 
-PAYLOAD = "flclient.apps.payload"
+PAYLOAD = embedded("flclient.apps.payload")
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 """How this machine reaches an index, the host must too."""
 

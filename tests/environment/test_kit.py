@@ -7,8 +7,10 @@ import re
 import zipfile
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
+from deploy.app import embedded
 from deploy.environment import Kit
 from deploy.environment import kit as kit_module
 from deploy.environment.target import Target
@@ -18,7 +20,7 @@ from deploy.remote.fanout import fan_out
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAYLOAD = "flclient.apps.payload"
+PAYLOAD = embedded("flclient.apps.payload")
 PI = Target("Linux", "aarch64", "3.11")
 MAC = Target("Darwin", "arm64", "3.12")
 ELF_AARCH64 = 183
@@ -41,6 +43,24 @@ def test_a_lock_for_another_machine(kit: Kit, target: Target) -> None:
     assert {"flwr", "grpcio", "msgspec", "numpy", "psutil"} <= set(lock.versions)
     assert lock.text.count("==") == len(lock.versions)
     assert all("--hash=sha256:" in pin for pin in re.split(r"(?m)^(?=\S)", lock.text)[1:])
+
+
+def test_an_apps_own_dependencies_are_pinned_with_ours(kit: Kit, cache: Path) -> None:
+    """What its pyproject.toml asks for is in the lock, where it asks for it, and Flower's simulation is not."""
+    lines = ("flwr[simulation]>=1.22.0", "toolz>=0.12", "cloudpickle; sys_platform == 'darwin'")
+    app = msgspec.structs.replace(PAYLOAD, dependencies=lines)
+    pins = {target: Kit(app, root=cache).lock(target).versions for target in (PI, MAC)}
+    assert all({"flwr", "toolz"} <= set(versions) for versions in pins.values())
+    assert ["cloudpickle" in pins[target] for target in (PI, MAC)] == [False, True]
+    assert "ray" not in pins[PI]
+    assert "toolz" not in kit.lock(PI).versions
+
+
+def test_an_app_for_another_flower_cannot_be_had(kit: Kit, cache: Path) -> None:  # noqa: ARG001 - an index is there
+    """Nothing suits both the app and the toolkit: uv's own words say which of them ask for what."""
+    app = msgspec.structs.replace(PAYLOAD, dependencies=("flwr[simulation]==1.13.1",))
+    with pytest.raises(DeployError, match=r"(?s)finding packages for Linux aarch64, Python 3\.11.*flwr.*1\.13\.1"):
+        Kit(app, root=cache).lock(PI)
 
 
 def test_wheels_for_another_machine(small: Kit) -> None:

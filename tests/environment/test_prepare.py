@@ -11,13 +11,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from deploy.app import embedded
 from deploy.environment import prepare_python
 from deploy.errors import HostError
 from deploy.facts import findings
 from deploy.remote.fanout import fan_out
 
 NO_NETWORK = "HTTPS_PROXY=http://127.0.0.1:1 HTTP_PROXY=http://127.0.0.1:1 UV_HTTP_RETRIES=0"
-PAYLOAD = "flclient.apps.payload"
+PAYLOAD = embedded("flclient.apps.payload")
 
 
 def prepared(station, kit, facts=None):

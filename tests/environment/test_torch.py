@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from deploy.app import embedded
 from deploy.environment import Kit
 from deploy.environment.prepare import sync_options
 from deploy.environment.target import Target
@@ -190,7 +191,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Kit:
-    kit = Kit("flclient.apps.payload", root=tmp_path / "cache")
+    kit = Kit(embedded("flclient.apps.payload"), root=tmp_path / "cache")
     kit.requirements = ("torch>=2.4",)
     return kit
 

@@ -31,7 +31,7 @@ from flcommon.events import (
 )
 from flcommon.job import AppRef, ClientTrial, ServerJob, ServerTrial, Stop, Transport
 from flserver.campaign import run_trials
-from flserver.errors import ClientsLost, ServerError
+from flserver.errors import ClientsLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,7 @@ def test_one_failing_app_does_not_stop_the_trial(lab: Any, sessions: Callable) -
 def test_all_apps_failing_ends_the_campaign(lab: Any, sessions: Callable) -> None:
     """The trial is closed as failed, the next one is not begun, and the error says what went wrong on a client."""
     told = sessions(broken("no data"), broken("no disk"))
-    with pytest.raises(ServerError, match="round 1: the app failed on every client; a: ValueError: no data"):
+    with pytest.raises(server_app.PayloadError, match="round 1: the app failed on every client; ValueError: no data"):
         run_trials(server_job(server_trial(0), server_trial(1)), server_app.app, lab.grid, lab.log)
     assert lab.events(CampaignEnded) == [CampaignEnded(ok=False, trials_done=0)]
     lab.grid.streams.close("failed")

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from deploy import hostside
+from deploy.app import embedded
 from deploy.checking import check_lab
 from deploy.errors import HostError
 from deploy.facts import look
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from deploy.checking import Checked
 
-PAYLOAD = "flclient.apps.payload"
+PAYLOAD = embedded("flclient.apps.payload")
 HARMLESS = {"clock-unsynchronised", "tc", "netem", "sudo", "governor", "throttled", "sleep"}
 """What this machine itself may be found to have, wherever the tests run."""
 

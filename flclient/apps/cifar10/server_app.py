@@ -27,13 +27,13 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run all rounds with all nodes of the grid; leave the scores in `context.state["central-evaluation"]`."""
     configured = settings.read(context.run_config)
-    nodes = len(list(grid.get_node_ids()))
-    if nodes == 0:
+    if not list(grid.get_node_ids()):
         raise RuntimeError("the grid has no nodes to train on")
     # FedAvg samples nodes with `random`, Net draws its weights from torch's global generator.
     random.seed(configured.seed)
     torch.manual_seed(configured.seed)
-    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
+    # All nodes that are there, one at least: FedAvg would wait for ever for one that is lost and was counted on.
+    strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
     strategy.start(
         grid,
         initial_arrays=ArrayRecord(task.Net().state_dict()),

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class PayloadError(RuntimeError):
-    """A reply whose bytes are not those that were sent."""
+    """A reply whose bytes are not those that were sent, or no client that sends any."""
 
 
 @app.main()
@@ -37,6 +37,8 @@ def main(grid: Grid, context: Context) -> None:
         instructions = [_instruction(arrays, node_id, server_round) for node_id in grid.get_node_ids()]
         replies = list(grid.send_and_receive(instructions, timeout=_timeout_s(config)))
         whole = check(replies, arrays)
+        if replies and len(replies) == len(instructions) and all(reply.has_error() for reply in replies):
+            raise PayloadError(f"round {server_round}: the app failed on every client; {replies[0].error.reason}")
         log.info("round %d: %d of %d payloads came back", server_round, whole, len(instructions))
 
 

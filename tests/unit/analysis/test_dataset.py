@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from deploy.analysis.clientlog import client_rounds
 from deploy.analysis.dataset import read_dataset
 from deploy.analysis.table import frame
 from deploy.errors import InputError
 from flcommon.delay import Constant, Delay
 from flcommon.eventlog import EventLog
-from flcommon.events import Failed, TrialEnded
+from flcommon.events import ComputeEnded, ComputeStarted, Delayed, Failed, Place, Stamp, TrialEnded
 from flcommon.job import Stop
 
 if TYPE_CHECKING:
@@ -160,6 +161,28 @@ def test_table_has_a_row_for_each_client_in_each_round(tmp_path: Path, kit: Modu
     assert table.height == 3 * 2 * 3
     assert table["injected_measured_s"].sum() == 3 * 2 * 0.5
     assert table.filter(table["client"] == "pc-c")["round_s"].to_list() == [1.5] * 6
+
+
+def test_several_trainings_of_a_round_are_one_row() -> None:
+    """A secure aggregation sends four `train` messages a round, and delays one: the client's times add up."""
+
+    def at(second: float) -> Stamp:
+        return Stamp(v=1, seq=0, mono_ns=round(second * 1e9), wall_ns=0)
+
+    def place(message: str) -> Place:
+        return Place(trial=0, round=1, message=message, client="a", kind="train")
+
+    told = [
+        (at(0.0), ComputeStarted(**place("m1"))),
+        (at(0.25), ComputeEnded(**place("m1"), cpu_s=0.0)),
+        (at(1.0), ComputeStarted(**place("m2"))),
+        (at(3.0), ComputeEnded(**place("m2"), cpu_s=0.0)),
+        (at(8.0), Delayed(**place("m2"), requested_s=4.5, measured_s=5.0)),
+    ]
+    (row,) = client_rounds(told)[0, 1]
+    assert (row.client, row.compute_s, row.requested_s, row.measured_s) == ("a", 2.25, 4.5, 5.0)
+    (row,) = client_rounds(told[:-2])[0, 1]
+    assert (row.compute_s, row.requested_s) == (None, None)
 
 
 def test_analysis_imports_nothing_of_the_live_lab() -> None:

@@ -1,5 +1,5 @@
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -83,6 +83,26 @@ def test_clients_and_rounds_are_seeded_apart() -> None:
 def test_grid_without_nodes_is_an_error(make_grid: Callable, server_context: Callable) -> None:
     with pytest.raises(RuntimeError, match="no nodes"):
         server_app.app(make_grid(client_app.app, {}, 0), server_context({}))
+
+
+def test_rounds_go_on_with_the_nodes_that_are_left(make_grid: Callable, server_context: Callable) -> None:
+    """A client is given up in round 2 of 3: FedAvg neither waits for it nor samples among the others."""
+    config = {**QUICK, "num-server-rounds": 3}
+    grid = make_grid(client_app.app, config, 3)
+    ask, rounds = grid.send_and_receive, []
+
+    def losing(messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        asked = list(messages)
+        if asked:  # an evaluation by clients asks nobody
+            rounds.append(len(asked))
+        if len(rounds) == 2:
+            grid.contexts.pop(102, None)
+            asked = [message for message in asked if message.metadata.dst_node_id != 102]
+        return ask(asked, timeout=timeout)
+
+    grid.send_and_receive = losing
+    server_app.app(grid, server_context(config))
+    assert rounds == [3, 3, 2]
 
 
 def test_client_evaluates_the_model_it_gets(make_grid: Callable) -> None:

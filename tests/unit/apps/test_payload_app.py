@@ -56,21 +56,35 @@ def test_changed_bytes_stop_the_run(make_grid: Callable, server_context: Callabl
         server_app.app(make_grid(liar, {}, 1), server_context({"payload-bytes": 10}))
 
 
+def failing_on(*nodes: int) -> ClientApp:
+    """Return the app as it is where the memory of these nodes is too small."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if message.metadata.dst_node_id in nodes:
+            return Message(Error(code=0, reason="out of memory"), reply_to=message)
+        return client_app.app(message, context)
+
+    return app
+
+
 def test_a_failed_client_is_logged_and_the_rounds_go_on(
     make_grid: Callable, server_context: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = ClientApp()
-
-    @broken.train()
-    def train(message: Message, context: Context) -> Message:  # noqa: ARG001 - Flower's signature
-        return Message(Error(code=0, reason="out of memory"), reply_to=message)
-
-    grid = make_grid(broken, {}, 1)
+    grid = make_grid(failing_on(101), {}, 2)
     with caplog.at_level(logging.INFO):
         server_app.app(grid, server_context({"payload-bytes": 10, "num-server-rounds": 2}))
-    assert len(grid.instructions) == 2
+    assert len(grid.instructions) == 4
     assert "node 101 failed: out of memory" in caplog.text
-    assert "round 2: 0 of 1 payloads came back" in caplog.text
+    assert "round 2: 1 of 2 payloads came back" in caplog.text
+
+
+def test_no_client_at_all_is_an_error(make_grid: Callable, server_context: Callable) -> None:
+    """There is nothing to measure then, and nothing is to be expected of the next round."""
+    grid = make_grid(failing_on(101, 102), {}, 2)
+    with pytest.raises(server_app.PayloadError, match="round 1: the app failed on every client; out of memory"):
+        server_app.app(grid, server_context({"payload-bytes": 10, "num-server-rounds": 2}))
 
 
 def test_app_needs_no_torch() -> None:

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from deploy import hostside
+from deploy.app import embedded
 from deploy.checking import check_lab
 from deploy.checklist import document, page
 from deploy.differences import CONTROLLER, differences
@@ -20,7 +21,7 @@ from deploy.health import Clock, Examined, Health
 from deploy.inventory import Host, Inventory, Python, Ssh
 from deploy.remote.fake import FakeRemote
 
-CNN = "flclient.apps.cifar10"
+CNN = embedded("flclient.apps.cifar10")
 
 
 def host(name: str, role: str = "client", **python: Any) -> Host:
@@ -197,7 +198,7 @@ def test_scripts_get_the_same_as_one_document(told):
     told.remotes["pi-a"] = HostError("pi-a", "connect", "connection refused")
     checked = told.check()
     text = json.loads(document(checked))
-    assert (text["lab"], text["app"], text["ok"]) == ("bench", CNN, False)
+    assert (text["lab"], text["app"], text["ok"]) == ("bench", CNN.name, False)
     assert list(text["hosts"]) == ["server", "pi-a", "pi-b"]
     assert text["hosts"]["pi-b"]["facts"]["python_version"] == "3.11.2"
     assert text["hosts"]["pi-b"]["findings"] == []

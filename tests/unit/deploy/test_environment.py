@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.app import embedded
 from deploy.environment import Kit, prepare_python
 from deploy.environment.lock import Lock, parse_lock
 from deploy.environment.once import Once
@@ -57,7 +58,7 @@ def host(**python: str) -> Host:
 
 def test_what_a_host_needs_is_what_the_project_says():
     """One source: pyproject.toml's text, as the installed metadata has it."""
-    payload, cnn = requirements("flclient.apps.payload"), requirements("flclient.apps.cifar10")
+    payload, cnn = requirements(embedded("flclient.apps.payload")), requirements(embedded("flclient.apps.cifar10"))
     assert {re.split(r"[<>=]", text)[0] for text in payload} == {"flwr", "grpcio", "msgspec", "numpy", "psutil"}
     assert {re.split(r"[<>=]", text)[0] for text in set(cnn) - set(payload)} == {"torch", "torchvision"}
     assert all(re.fullmatch(r"[a-z]+[<>=].*", text) for text in cnn)
@@ -65,8 +66,31 @@ def test_what_a_host_needs_is_what_the_project_says():
 
 def test_the_advice_for_existing_pythons_is_the_same():
     """What the look tells a user to install fits what uv would install."""
-    (flwr,) = (text for text in requirements("flclient.apps.payload") if text.startswith("flwr"))
+    (flwr,) = (text for text in requirements(embedded("flclient.apps.payload")) if text.startswith("flwr"))
     assert set(re.findall(r"[<>=]+[\d.]+", flwr)) == set(re.findall(r"[<>=]+[\d.]+", REQUIREMENTS["flwr"]))
+
+
+def test_an_apps_own_dependencies_are_asked_for_with_ours():
+    """What both ask for is one line; flwr comes without its simulation; markers and extras stay."""
+    lines = (
+        "flwr[simulation]>=1.22.0",
+        "numpy<3",
+        "scipy",
+        "x[a]>=1 ; python_version < '3.12'",
+        "psutil<7; os_name == 'nt'",
+    )
+    app = msgspec.structs.replace(embedded("flclient.apps.payload"), dependencies=lines)
+    plain, asked = set(requirements(embedded("flclient.apps.payload"))), set(requirements(app))
+    assert {line for line in plain if line.startswith(("flwr", "numpy"))} == plain - asked
+    added = asked - plain
+    (flwr,) = (line for line in added if line.startswith("flwr"))
+    assert set(re.findall(r"[<>=]+[\d.]+", flwr)) == {">=1.41", "<2", ">=1.22.0"}
+    assert "[" not in flwr
+    (numpy,) = (line for line in added if line.startswith("numpy"))
+    assert set(re.findall(r"[<>=]+[\d.]+", numpy)) == {">=1.26", "<3"}
+    assert added - {flwr, numpy} == {"scipy", 'x[a]>=1; python_version < "3.12"', 'psutil<7; os_name == "nt"'}
+    marked = msgspec.structs.replace(app, dependencies=("flwr[simulation]>=1.9; python_version < '4'",))
+    assert 'flwr>=1.9; python_version < "4"' in requirements(marked)
 
 
 @pytest.mark.parametrize(

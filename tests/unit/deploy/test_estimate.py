@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +49,26 @@ def test_it_is_never_negative_and_shrinks_to_nothing(plan, durations):
         assert estimate.left_s >= 0
     for trial in plan.trials:
         estimate.trial_ended(trial.index)
+    assert estimate.left_s == 0
+
+
+def test_trials_of_unknown_length_are_as_long_as_those_before(plan):
+    """An app that says itself how many rounds there are: nothing is known until its first trial has ended."""
+    trials = [msgspec.structs.replace(plan.trials[0], index=index, rounds=0) for index in range(3)]
+    estimate = Estimate(dataclasses.replace(plan, trials=tuple(trials)))
+    for _ in range(5):
+        estimate.round_ended(0, 2.0)
+        assert estimate.left_s is None
+    estimate.trial_ended(0)
+    assert estimate.left_s == pytest.approx((5 + 5) * 2)
+    estimate.round_ended(1, 2.0)
+    assert estimate.left_s == pytest.approx((4 + 5) * 2)
+    estimate.trial_ended(1)
+    assert estimate.left_s == pytest.approx(3 * 2), "five and one round: three on average"
+    for _ in range(7):
+        estimate.round_ended(2, 2.0)
+    assert estimate.left_s == 0
+    estimate.trial_ended(2)
     assert estimate.left_s == 0
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from deploy.app import App, embedded
 from deploy.errors import CommandFailed, HostError
-from deploy.facts import findings, look, look_at_ours
+from deploy.facts import app_distributions, findings, look, look_at_ours, uses_torch
 from deploy.inventory import Host, Python, Ssh
 from deploy.remote.fake import FakeRemote
 
-CNN, PAYLOAD = "flclient.apps.cifar10", "flclient.apps.payload"
+CNN, PAYLOAD = embedded("flclient.apps.cifar10"), embedded("flclient.apps.payload")
 HOST = Host(name="pi-a", role="client", host="192.0.2.1", ssh=Ssh(), python=Python(path="~/venv"), workdir="~/x")
 PACKAGES = {"flwr": "1.41", "grpc": "1", "msgspec": "1", "numpy": "2", "torch": None, "torchvision": None}
 
@@ -111,3 +114,70 @@ def test_processes_need_a_python_to_be_asked_about(facts):
     assert look_at_ours(HOST, FakeRemote("pi-a", {(): fresh})).code == ()
     with pytest.raises(HostError, match=r"^pi-a: look: there is no Python at ~/venv \(python.path in the inventory\)$"):
         look_at_ours(HOST, FakeRemote("pi-a", {(): used}))
+
+
+# --- what an app of the user's own needs ------------------------------------------------------------------------------
+
+
+def needing(*dependencies: str) -> App:
+    return msgspec.structs.replace(PAYLOAD, name="my-app", directory=Path("/my-app"), dependencies=dependencies)
+
+
+def having(facts, **versions: str | None):
+    return facts(packages={**facts().packages, **{name.replace("_", "-"): text for name, text in versions.items()}})
+
+
+@pytest.mark.parametrize(
+    ("dependency", "lack", "advice"),
+    [
+        ("scipy", "scipy", "pip install scipy"),
+        ("Scikit_Learn>=1.5,<2", "Scikit_Learn<2,>=1.5 (it has 1.4.2)", "pip install 'Scikit_Learn<2,>=1.5'"),
+        ("flwr-datasets[vision]>=0.5", "flwr-datasets>=0.5", "pip install 'flwr-datasets[vision]>=0.5'"),
+        ("flwr[simulation]>=1.43", "flwr>=1.43 (it has 1)", "pip install 'flwr[simulation]>=1.43'"),
+        ("grpcio>=2", "grpcio>=2 (it has 1)", "pip install 'grpcio>=2'"),
+        ("scipy; sys_platform == 'linux'", "scipy", "pip install scipy"),
+        ("scipy; platform_machine == 'aarch64' and python_version < '3.12'", "scipy", "pip install scipy"),
+        ("pkg @ https://example.org/pkg.whl", "pkg", "pip install 'pkg@ https://example.org/pkg.whl'"),
+    ],
+)
+def test_what_an_app_lacks_is_named_with_its_version(facts, dependency, lack, advice):
+    """By the distribution's name and the app's own specifier; what is there in another version is said too."""
+    (found,) = findings(having(facts, scikit_learn="1.4.2", scipy=None), needing(dependency))
+    assert (found.code, found.what) == ("packages", f"/home/pi/venv/bin/python lacks {lack}")
+    assert advice.replace("pkg@ ", "pkg @ ") in found.fix.replace("pkg@ ", "pkg @ ")
+
+
+@pytest.mark.parametrize(
+    "dependency",
+    [
+        "scikit.learn>=1.4",
+        "flwr",
+        "numpy>=0.5",
+        "torch",
+        "scipy; sys_platform == 'darwin'",
+        "scipy; python_version < '3.11'",
+    ],
+)
+def test_what_is_there_or_not_needed_on_this_host_is_no_finding(facts, dependency):
+    """Names are compared as pip does; a marker is the host's to fulfil, not the controller's."""
+    assert findings(having(facts, scikit_learn="1.4.2", scipy=None), needing(dependency)) == []
+
+
+@pytest.mark.parametrize("manager", ["uv", "wheelhouse"])
+def test_what_will_be_installed_is_not_missed(facts, manager):
+    """The environment is made from the app's own requirements."""
+    assert findings(facts(), needing("scipy"), manager) == []
+
+
+def test_a_missing_package_of_ours_is_named_once(facts):
+    """Both the toolkit and the app ask for it."""
+    (found,) = findings(facts(packages={**facts().packages, "numpy": None}), needing("numpy>=1.26", "scipy"))
+    assert found.what.endswith("lacks numpy, scipy")
+
+
+def test_a_look_is_told_what_the_app_needs():
+    """By normalised names, once each, and not what is looked for anyway."""
+    app = needing("Scikit_Learn>=1", "scikit.learn<2", "flwr[simulation]", "torch>=2", "grpcio", "numpy", "scipy")
+    assert app_distributions(app) == ("scikit-learn", "scipy")
+    assert app_distributions(CNN) == ()
+    assert [uses_torch(one) for one in (app, CNN, PAYLOAD)] == [True, True, False]

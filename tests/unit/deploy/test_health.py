@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy import hostside
+from deploy.app import embedded
 from deploy.errors import HostError
 from deploy.facts import Facts, findings, understood
 from deploy.health import THROTTLED, Clock, Examined, Health, ailments, examine, throttling
@@ -28,7 +29,7 @@ from deploy.remote.fake import FakeRemote
 if TYPE_CHECKING:
     from pathlib import Path
 
-CNN, PAYLOAD = "flclient.apps.cifar10", "flclient.apps.payload"
+CNN, PAYLOAD = embedded("flclient.apps.cifar10"), embedded("flclient.apps.payload")
 CLIENT = Host(name="pi-a", role="client", host="192.0.2.21", ssh=Ssh(), python=Python(), workdir="~/.fieldlab")
 SERVER = "192.0.2.10"
 

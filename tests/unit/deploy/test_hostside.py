@@ -24,9 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy import hostside
+from deploy.app import embedded
 from deploy.bundle import Bundle, File, Packed, code_directory, listed, make_bundle, push
 from deploy.errors import HostError
 from deploy.facts import findings, look
+from deploy.health import examine
 from deploy.hostside.look import encoded
 from deploy.inventory import Host, Python, Ssh
 from flcommon import identity, process
@@ -66,6 +68,21 @@ def test_a_look_finds_this_machine(here):
         package: importlib.metadata.version("grpcio" if package == "grpc" else package)
         for package in ("flwr", "grpc", "msgspec", "numpy", "torch", "torchvision")
     }
+
+
+@pytest.mark.parametrize("python", [sys.executable, "/no/venv"])
+def test_a_look_finds_what_an_app_needs_by_its_distributions_name(here, python):
+    """Names on disk are not those that people write; what is not there is None, and without a Python nobody knows."""
+    names = ("scikit-learn", "typing-extensions", "pyyaml", "a-package-that-nobody-has")
+    found = look(host(python), here, names).packages
+    if python == "/no/venv":
+        assert found == {}
+        return
+    assert {name: found[name] for name in names[:3]} == {name: importlib.metadata.version(name) for name in names[:3]}
+    assert found["a-package-that-nobody-has"] is None
+    assert set(found) == {*names, "flwr", "grpc", "msgspec", "numpy", "torch", "torchvision"}
+    examined = examine(host(python), here, "127.0.0.1", names)
+    assert examined.facts.packages == found
 
 
 def test_a_look_imports_nothing_that_costs(here):
@@ -136,7 +153,7 @@ def test_a_python_that_is_too_old_for_the_script_is_named(here):
     found = look(fake_python(here, "import sys; sys.version_info = (3, 5, 2)"), here)
     assert (found.python, found.python_version) == (f"{here.home}/python3", "3.5.2")
     assert found.trouble == "Python 3.5.2 is too old"
-    (finding,) = findings(found, "flclient.apps.payload")
+    (finding,) = findings(found, embedded("flclient.apps.payload"))
     assert finding.what == "Python 3.5.2 is too old"
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.app import embedded
 from deploy.plan import Plan, learning_seed, make_plan
 from deploy.playbook import Condition, Data, Playbook, Settings, load_playbook
 from flcommon.delay import Constant, Delay
@@ -27,7 +28,7 @@ def playbook(
     return Playbook(
         file=Path("book.yaml"),
         playbook="book",
-        app="flclient.apps.payload",
+        app=embedded("flclient.apps.payload"),
         seed=seed,
         repeats=repeats,
         pull_every_s=60.0,

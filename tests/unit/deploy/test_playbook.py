@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.app import known_apps
 from deploy.errors import InputError
-from deploy.playbook import MAX_TRIALS, Playbook, known_apps, load_playbook
+from deploy.playbook import MAX_TRIALS, Playbook, load_playbook
 from flcommon.delay import Constant, Delay, Trace, Uniform
 from flcommon.job import Stop, Transport
 
@@ -322,7 +323,7 @@ def test_a_huge_sweep_is_refused_before_it_is_built(file: Path) -> None:
 def test_apps_are_found_without_importing_them() -> None:
     """The controller runs on a laptop without torch and flwr."""
     check = (
-        "import sys; from deploy.playbook import known_apps; names = known_apps();"
+        "import sys; from deploy.app import known_apps; names = known_apps();"
         "print(*names); print(*sorted({'torch', 'flwr', 'grpc'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, capture_output=True, text=True, check=True)

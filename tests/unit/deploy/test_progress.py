@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from io import StringIO
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -99,6 +101,14 @@ def test_the_picture_says_where_the_campaign_is(drawn, plan):
     ):
         assert part in shown, part
     assert "p = 0.5" in shown
+
+
+def test_of_how_many_rounds_is_left_out_where_only_the_app_knows(drawn, plan):
+    """`round 1 of 0` would be nonsense."""
+    progress, picture = drawn
+    trials = tuple(msgspec.structs.replace(trial, rounds=0) for trial in plan.trials)
+    played(progress, dataclasses.replace(plan, trials=trials))
+    assert "round 1 ·" in picture()
 
 
 def test_there_is_a_picture_before_anything_is_known(drawn):

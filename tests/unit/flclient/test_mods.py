@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
 
 from flclient.mods import delay_mod, timing_mod, with_mods
 from flcommon import flower
@@ -68,14 +70,14 @@ def test_the_update_is_what_the_app_returned(log: Any, message: Message) -> None
         return reply
 
     reply = echo(message, CONTEXT)
-    mods = [delay_mod(place(), ALWAYS, WHO, log), timing_mod(place(), log)]
+    mods = [delay_mod(place(), ALWAYS, WHO, log, set()), timing_mod(place(), log)]
     assert with_mods(app, mods)(message, CONTEXT) is reply
     assert got == [(message, CONTEXT)]
 
 
 def test_the_delay_comes_after_training_and_is_not_in_its_time(log: Any, message: Message) -> None:
     """Started, ended, delayed: the app's time ends before the delay begins, which lasts at least what was drawn."""
-    with_mods(echo, [delay_mod(place(), ALWAYS, WHO, log), timing_mod(place(), log)])(message, CONTEXT)
+    with_mods(echo, [delay_mod(place(), ALWAYS, WHO, log, set()), timing_mod(place(), log)])(message, CONTEXT)
     (started, _), (ended, _), (after, delayed) = log.entries
     assert [type(event) for _, event in log.entries] == [ComputeStarted, ComputeEnded, Delayed]
     assert delayed.requested_s == 0.02
@@ -85,7 +87,7 @@ def test_the_delay_comes_after_training_and_is_not_in_its_time(log: Any, message
 
 def test_events_say_whose_message_it_is(log: Any, message: Message) -> None:
     """Every event of a message has its trial, round, id, client and kind."""
-    with_mods(echo, [delay_mod(place(), ALWAYS, WHO, log), timing_mod(place(), log)])(message, CONTEXT)
+    with_mods(echo, [delay_mod(place(), ALWAYS, WHO, log, set()), timing_mod(place(), log)])(message, CONTEXT)
     assert all({name: getattr(event, name) for name in place()} == place() for _, event in log.entries)
 
 
@@ -94,7 +96,7 @@ def test_what_is_drawn_is_what_is_asked_for(log: Any, message: Message) -> None:
     delay = Delay(1.0, Uniform(0.0, 0.02))
     for number in range(5):
         who = Draw(seed=1, client="a", schedule=0, round=number)
-        with_mods(echo, [delay_mod(place(), delay, who, log)])(message, CONTEXT)
+        with_mods(echo, [delay_mod(place(), delay, who, log, set())])(message, CONTEXT)
     delayed = log.of(Delayed)
     assert [event.requested_s for event in delayed] == [
         draw_s(delay, Draw(seed=1, client="a", schedule=0, round=number)) for number in range(5)
@@ -104,7 +106,7 @@ def test_what_is_drawn_is_what_is_asked_for(log: Any, message: Message) -> None:
 
 def test_no_delay_drawn_is_written_too(log: Any, message: Message) -> None:
     """A round in which the coin said no is a 0 in the log, not a hole."""
-    with_mods(echo, [delay_mod(place(), Delay(0.0, Constant(30.0)), WHO, log)])(message, CONTEXT)
+    with_mods(echo, [delay_mod(place(), Delay(0.0, Constant(30.0)), WHO, log, set())])(message, CONTEXT)
     (delayed,) = log.of(Delayed)
     assert delayed.requested_s == 0.0
     assert 0.0 <= delayed.measured_s < 30.0
@@ -115,8 +117,35 @@ def test_no_delay_drawn_is_written_too(log: Any, message: Message) -> None:
 )
 def test_only_training_under_a_delay_is_delayed(log: Any, message: Message, kind: str, delay: Delay | None) -> None:
     """An evaluation uploads no update; a trial without a delay has none: no waiting, and no event of it."""
-    with_mods(echo, [delay_mod(place(kind), delay, WHO, log)])(message, CONTEXT)
+    with_mods(echo, [delay_mod(place(kind), delay, WHO, log, set())])(message, CONTEXT)
     assert log.entries == []
+
+
+@pytest.mark.parametrize(("stage", "waits"), [("setup", 0), ("collect_masked_vectors", 1)])
+def test_an_exchange_of_keys_uploads_no_update(log: Any, stage: str, waits: int) -> None:
+    """A secure aggregation's steps are all of the kind `train`: the one that brings a model is delayed."""
+    records: dict[str, Any] = {RECORD_KEY_CONFIGS: ConfigRecord({"stage": stage})}
+    if waits:
+        records["arrays"] = ArrayRecord([np.zeros(2)])
+    message = Message(RecordDict(records), 1001, "train")
+    flower.set_message_id(message, "3-17")
+
+    def app(message: Message, context: Context) -> Message:  # noqa: ARG001 - Flower's signature
+        message.content.clear()
+        return Message(RecordDict(), reply_to=message)
+
+    with_mods(app, [delay_mod(place(), ALWAYS, WHO, log, set())])(message, CONTEXT)
+    assert len(log.of(Delayed)) == waits
+
+
+def test_a_client_waits_once_a_round(log: Any, message: Message) -> None:
+    """The second training of a round is not delayed; that of the next round is, and that of another trial."""
+    waited: set[int] = set()
+    for number in (2, 2, 3, 2):
+        here = Place(trial=3, round=number, message="3-17", client="a", kind="train.more")
+        with_mods(echo, [delay_mod(here, ALWAYS, WHO, log, waited)])(message, CONTEXT)
+    with_mods(echo, [delay_mod(place(), ALWAYS, WHO, log, set())])(message, CONTEXT)
+    assert [event.round for event in log.of(Delayed)] == [2, 3, 2]
 
 
 def test_cpu_time_is_the_processs_own(log: Any, message: Message) -> None:
@@ -129,7 +158,7 @@ def test_cpu_time_is_the_processs_own(log: Any, message: Message) -> None:
         return echo(message, context)
 
     with_mods(busy, [timing_mod(place(), log)])(message, CONTEXT)
-    with_mods(echo, [delay_mod(place(), ALWAYS, WHO, log), timing_mod(place(), log)])(message, CONTEXT)
+    with_mods(echo, [delay_mod(place(), ALWAYS, WHO, log, set()), timing_mod(place(), log)])(message, CONTEXT)
     computing, sleeping = (event.cpu_s for event in log.of(ComputeEnded))
     assert computing >= 0.02
     assert sleeping < computing
@@ -141,7 +170,9 @@ def test_an_error_of_the_app_goes_through(log: Any, message: Message) -> None:
     def broken(message: Message, context: Context) -> Message:  # noqa: ARG001 - Flower's signature
         raise ZeroDivisionError
 
-    call = with_mods(broken, [delay_mod(place(), Delay(1.0, Constant(30.0)), WHO, log), timing_mod(place(), log)])
+    call = with_mods(
+        broken, [delay_mod(place(), Delay(1.0, Constant(30.0)), WHO, log, set()), timing_mod(place(), log)]
+    )
     with pytest.raises(ZeroDivisionError):
         call(message, CONTEXT)
     assert log.of(Delayed) == []

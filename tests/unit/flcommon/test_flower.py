@@ -2,14 +2,16 @@
 
 Guards the internals of flwr 1.41 (all of >=1.41,<2 as pyproject.toml allows it): `flwr.common.constant.ErrorCode` and
 `SUPERLINK_NODE_ID`, `flwr.common.serde`, `flwr.common.serde_utils`, `flwr.proto.message_pb2` and `recorddict_pb2`,
-`flwr.supercore.run.Run`, `flwr.supercore.task_identity.TaskIdentity`, and where `Metadata` keeps its message id. When a
-new release makes it fail, `flcommon.flower` is the one module to change.
+`flwr.supercore.run.Run`, `flwr.supercore.task_identity.TaskIdentity`, where `Metadata` keeps its message id, what
+`ServerApp` and `Server` were given, and `flwr.common.secure_aggregation`'s name for its record (whose own test is
+tests/campaign/test_apps.py). When a new release makes it fail, `flcommon.flower` is the one module to change.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,10 +19,13 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common import ndarrays_to_parameters
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.common.typing import Parameters
 from flwr.compat.common.recorddict_compat import arrayrecord_to_parameters, parameters_to_arrayrecord
 from flwr.proto.message_pb2 import Message as MessageProto
+from flwr.server import Server, ServerConfig, SimpleClientManager
+from flwr.server.strategy import FedAvg as LegacyFedAvg
 from flwr.serverapp import ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
@@ -408,3 +413,74 @@ def test_a_bug_in_an_app_keeps_its_own_error(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match="mine"):
         flower.load_app("app_with_a_bug:app", ClientApp)
+
+
+def test_an_app_in_a_directory_comes_first_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own modules are found by their plain names, before others of that name, as in Flower's engine."""
+    for place, said in (("app", "its own"), ("elsewhere", "another's")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "task_of_a_test.py").write_text(f"WHOSE = {said!r}\n")
+    text = (
+        "from flwr.clientapp import ClientApp\nfrom task_of_a_test import WHOSE\napp = ClientApp()\napp.whose = WHOSE\n"
+    )
+    (tmp_path / "app" / "client_app_of_a_test.py").write_text(text)
+    monkeypatch.setattr(flower, "__file__", str(tmp_path / "flcommon" / "flower.py"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "elsewhere"), *sys.path])
+    for _ in range(2):
+        assert flower.load_app("client_app_of_a_test:app", ClientApp, "app").whose == "its own"
+    assert sys.path.count(str(tmp_path / "app")) == 1
+    assert sys.path[0] == str(tmp_path / "app")
+
+
+def test_an_attribute_may_have_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`module:wrapper.app` is a reference that Flower allows."""
+    text = "from flwr.clientapp import ClientApp\nclass wrapper:\n    app = ClientApp()\n"
+    (tmp_path / "app_in_a_wrapper.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert isinstance(flower.load_app("app_in_a_wrapper:wrapper.app", ClientApp), ClientApp)
+    with pytest.raises(flower.AppError, match="is NoneType, not a flwr ClientApp"):
+        flower.load_app("app_in_a_wrapper:wrapper.other.app", ClientApp)
+
+
+# --- fresh_server_app -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_strategy_given_as_an_object_is_fresh_in_every_trial() -> None:
+    """FedAvg drops its initial parameters once used, FedAdam keeps moments: neither goes into a second trial."""
+    strategy = LegacyFedAvg(initial_parameters=ndarrays_to_parameters([np.ones(2)]))
+    app = ServerApp(strategy=strategy, config=ServerConfig(num_rounds=1))
+    for _ in range(2):
+        fresh = flower.fresh_server_app(app)
+        assert fresh._strategy is not strategy
+        assert fresh._strategy.initialize_parameters(SimpleClientManager()) is not None
+    assert strategy.initial_parameters is not None
+
+
+def test_an_app_that_makes_its_strategy_itself_is_the_same_one() -> None:
+    """`@app.main()` and `server_fn` run anew for each trial."""
+    by_function, by_main = ServerApp(server_fn=lambda _: None), ServerApp()
+    by_main.main()(lambda grid, context: None)  # noqa: ARG005 - Flower's signature
+    assert flower.fresh_server_app(by_function) is by_function
+    assert flower.fresh_server_app(by_main) is by_main
+
+
+def test_a_server_given_as_an_object_has_a_client_manager_of_its_own_in_every_trial() -> None:
+    """A ClientManager that has met the clients once refuses them in a second trial."""
+    manager = SimpleClientManager()
+    server = Server(client_manager=manager, strategy=LegacyFedAvg())
+    fresh = flower.fresh_server_app(ServerApp(server=server))
+    assert fresh._server is not server
+    assert fresh._server.client_manager() is not manager
+    assert fresh._server.strategy is not server.strategy
+    assert flower.fresh_server_app(ServerApp(client_manager=manager))._client_manager is not manager
+
+
+def test_what_cannot_be_fresh_is_refused() -> None:
+    """A client manager of the user's own may need arguments, and holds locks."""
+
+    class OfMyOwn(SimpleClientManager):
+        pass
+
+    with pytest.raises(flower.AppError, match=r"a OfMyOwn given to .* make it in a server_fn"):
+        flower.fresh_server_app(ServerApp(client_manager=OfMyOwn()))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import FedAvg, Strategy, strategy_utils
 
 from flcommon import flower
 from flcommon.events import Metrics, PhaseEnded, RoundEnded, RoundStarted, TargetReached
 from flcommon.job import ServerTrial, Stop
 from flcommon.seeding import seed_everything
+from flserver.errors import ServerError
 from flserver.rounds import Rounds
 from flserver.strategies import PHASES, StrategyWatch, TargetMet, watching
 
@@ -169,11 +172,14 @@ def test_an_app_cannot_catch_the_target_by_accident() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_value_that_json_cannot_hold_is_left_out(log: Any, watch: Callable, bad: float) -> None:
-    """A loss that diverged must not make the line unreadable, with the good values in it."""
+def test_a_value_that_json_cannot_hold_is_said_in_words(log: Any, watch: Callable, bad: float) -> None:
+    """A loss that diverged neither makes the line unreadable, nor goes unsaid, nor meets a target."""
     watch(Stop("loss", 0.5)).report("central", 1, MetricRecord({"loss": bad, "accuracy": 0.1}))
     watch().report("central", 2, MetricRecord({"loss": bad}))
-    assert [event.values for event in log.of(Metrics)] == [{"accuracy": 0.1}]
+    told = [(event.values, event.not_finite) for event in log.of(Metrics)]
+    assert told == [({"accuracy": 0.1}, {"loss": str(bad)}), ({}, {"loss": str(bad)})]
+    lines = [msgspec.json.encode(event) for event in log.of(Metrics)]
+    assert [msgspec.json.decode(line, type=Metrics) for line in lines] == log.of(Metrics)
 
 
 def test_an_app_without_evaluation_is_watched_too(log: Any, grid: EchoGrid, watch: Callable) -> None:
@@ -204,6 +210,103 @@ def test_overridden_steps_are_the_ones_called(log: Any, grid: EchoGrid, watch: C
         Own().start(grid, ARRAYS, num_rounds=2)
     assert called == [1, 2]
     assert [event.phase for event in log.of(PhaseEnded)].count("aggregate") == 4
+
+
+def test_a_start_of_the_apps_own_is_watched_once(log: Any, grid: EchoGrid, watch: Callable) -> None:
+    """Flower's examples override `start` to save models, with or without calling the parent's."""
+
+    class Extended(Quiet):
+        def start(self, *args: Any, **rest: Any) -> Any:
+            return super().start(*args, **rest)
+
+    class Rewritten(Quiet):
+        def start(self, grid: Grid, arrays: ArrayRecord, evaluate_fn: Any) -> ArrayRecord:
+            replies = grid.send_and_receive(self.configure_train(1, arrays, ConfigRecord(), grid))
+            aggregated, _ = self.aggregate_train(1, replies)
+            evaluate_fn(1, aggregated)
+            return aggregated
+
+    with watching(watch()):
+        Extended().start(grid, ARRAYS, num_rounds=1, evaluate_fn=accuracy)
+        assert len(log.of(PhaseEnded)) == 6
+        Rewritten().start(grid, ARRAYS, evaluate_fn=accuracy)
+    assert [event.phase for event in log.of(PhaseEnded)[6:]] == ["configure", "aggregate", "evaluate"]
+    assert [event.source for event in log.of(Metrics)[-2:]] == ["train", "central"]
+
+
+def test_what_clients_evaluate_counts_where_nobody_else_does(log: Any, grid: EchoGrid, watch: Callable) -> None:
+    """Most apps evaluate on their clients: the average of what they report meets the target."""
+    with watching(watch(Stop("loss", 1002.0))), pytest.raises(TargetMet):
+        Quiet().start(grid, ARRAYS, num_rounds=3)
+    assert [(event.round, event.value) for event in log.of(TargetReached)] == [(1, pytest.approx(1002.0))]
+    assert [event.round for event in log.of(RoundEnded)] == [1]
+
+
+def test_the_central_evaluation_goes_before_that_of_clients(log: Any, grid: EchoGrid, watch: Callable) -> None:
+    """Where both report the metric, the ServerApp's own decides, and that of training never does."""
+
+    def central(server_round: int, arrays: ArrayRecord) -> MetricRecord:  # noqa: ARG001 - Flower's signature
+        return MetricRecord({"loss": 1000.0 + server_round})
+
+    with watching(watch(Stop("loss", 1002.0))), pytest.raises(TargetMet):
+        Quiet().start(grid, ARRAYS, num_rounds=3, evaluate_fn=central)
+    assert [(event.round, event.value) for event in log.of(TargetReached)] == [(2, 1002.0)]
+
+
+class BrokenGrid(EchoGrid):
+    """Clients whose app raises on messages of some kinds, on all of them or on all but one."""
+
+    def __init__(self, *kinds: str, good: int = 0) -> None:
+        super().__init__()
+        self._kinds, self._good = kinds, good
+
+    def _answer(self, message: Message) -> Message:
+        if message.metadata.message_type in self._kinds and message.metadata.dst_node_id != self._good:
+            flower.set_message_id(message, "1")
+            return flower.app_raised(message, "ZeroDivisionError: no data")
+        return super()._answer(message)
+
+
+def test_a_round_in_which_no_client_trains_ends_the_trial(log: Any, watch: Callable) -> None:
+    """Flower would go on to the last round with the initial model; the error names a client and its reason."""
+    watched = watch()
+    watched.names = {1001: "pi-a", 1002: "pi-b", 1003: "pi-c"}
+    with watching(watched), pytest.raises(ServerError) as caught:
+        Quiet().start(BrokenGrid("train"), ARRAYS, num_rounds=3)
+    step, _, why = str(caught.value).partition(": ")
+    assert step == "round 1"
+    assert why.startswith("the app failed on every client; pi-")
+    assert why.endswith(": ZeroDivisionError: no data")
+    assert log.of(Metrics) == []
+
+
+def test_waiting_for_more_clients_than_there_are_is_an_error(grid: EchoGrid, watch: Callable) -> None:
+    """FedAvg would look every second for ever, though nobody joins a campaign that runs. Loud: `sleep` is private."""
+    with watching(watch()), pytest.raises(ServerError, match=r"^round 1: the strategy waits for more clients than"):
+        Quiet(min_available_nodes=4).start(grid, ARRAYS, num_rounds=1)
+    assert grid.sent == 0
+    assert strategy_utils.sleep is time.sleep
+
+
+def test_a_straggler_is_not_said_to_have_failed(log: Any, watch: Callable) -> None:
+    """Two clients failed and one is late: that is not every client, and the next round may be better."""
+
+    class Slow(BrokenGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            return super().send_and_receive(messages, timeout=timeout)[:2]
+
+    with watching(watch()):
+        Quiet().start(Slow("train"), ARRAYS, num_rounds=2)
+    assert [event.round for event in log.of(RoundEnded)] == [1, 2]
+
+
+def test_a_round_goes_on_with_what_one_client_has_trained(log: Any, watch: Callable) -> None:
+    """Failures are the strategy's to judge, and an app without an evaluate function is one that Flower runs."""
+    with watching(watch()):
+        result = Quiet().start(BrokenGrid("train", "evaluate", good=1002), ARRAYS, num_rounds=2)
+        Quiet().start(BrokenGrid("evaluate"), ARRAYS, num_rounds=1)
+    assert result.train_metrics_clientapp[2]["loss"] == 1002.0
+    assert [event.round for event in log.of(RoundEnded)] == [1, 2]
 
 
 # --- everything is put back -------------------------------------------------------------------------------------------

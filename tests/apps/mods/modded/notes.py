@@ -1,0 +1,1 @@
+"""Nothing that the app needs."""
