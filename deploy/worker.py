@@ -77,6 +77,10 @@ class Worker:
         """Pass on the events of these names after number `after`, and last the process's `Exit`; raises HostError."""
         self.remote.run(self._argv("watch", f"{after}", *names), step="watch", on_line=on_line)
 
+    def reach(self) -> None:
+        """Return if the host answers; raises HostError."""
+        self.remote.read(["true"], step="watch")
+
     def stop(self) -> None:
         """End the process, if it runs, and keep it from being started; raises HostError."""
         self.remote.run(self._argv("stop"), step="stop")
