@@ -14,8 +14,8 @@ from rich.text import Text
 from deploy.errors import DeployError, HostError
 from deploy.facts import look_at_ours
 from deploy.remote.fanout import ask_all
-from deploy.worker import Tail, host_statuses, host_tail
 from deploy.troubles import clipped
+from deploy.worker import Tail, host_statuses, host_tail
 from flcommon.process import EVENTS_FILE, MOST_STARTS, STDERR_FILE, STDOUT_FILE
 
 if TYPE_CHECKING:
