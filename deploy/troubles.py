@@ -76,7 +76,7 @@ def _loss(
         longest_s = max(event.after_s for event in returns)
         parts.append(
             f"back {len(returns)} times, after {longest_s:.1f} s at most"
-            + (f", in a new process {anew} times" if anew else "")
+            + (f", {anew} of them in a new process" if anew else "")
         )
     if given_up is not None:
         parts.append(f"given up in the end ({clipped(given_up.reason)})")
