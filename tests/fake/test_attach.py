@@ -21,6 +21,7 @@ def left(lab, script, digest):
     name = lab.manifest.campaign
     for host, station in lab.stations.items():
         station.closed = station.lasting = False
+        station.over.clear()
         running = (f"/home/pi/.fieldlab/campaigns/{name}/{host}",)
         lab.tell(host, "look", script.facts(code=(digest,), running=running))
     lab.tell("server", "manifest", (lab.view.directory / "manifest.json").read_bytes())
