@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 PAUSES_S = (1.0, 5.0, 25.0)
 """Before a process that died is started again for the first, second and last time: `flcommon.process.MOST_STARTS`."""
-NETWORK_STEP = "connect"
-"""The step of a client that could not reach its server: not its own fault."""
+UNREACHED = "no answer from the server"
+"""How a client begins that could not reach its server for too long: not its own fault, and the server may take it."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Watched:
         if self.exit.status is None or self.exit.status < 0:
             return True
         said = self.failed
-        return said is not None and (said.reason == STOPPED_FROM_OUTSIDE or said.step == NETWORK_STEP)
+        return said is not None and said.reason.startswith((STOPPED_FROM_OUTSIDE, UNREACHED))
 
     @property
     def ending(self) -> str:

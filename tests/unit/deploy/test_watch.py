@@ -148,8 +148,10 @@ class Script:
     host: str
     acts: SimpleQueue = field(default_factory=SimpleQueue)
     asked: list[str] = field(default_factory=list)
+    argv: tuple[str, ...] = ()
 
     def run(self, argv, *, step, stdin=b"", on_line=None):  # noqa: ARG002 - the protocol's signature
+        self.argv = tuple(argv)
         self.asked.append(argv[argv.index("flcommon.commands") + 1])
         while True:
             act = self.acts.get(timeout=10)
@@ -245,7 +247,11 @@ def failure(reason, step="run"):
         pytest.param((KILLED,), "the process was killed by SIGKILL", id="out of memory"),
         pytest.param(('{"status":null}',), "the process is gone and left no exit status", id="power failure"),
         pytest.param((failure("stopped from outside"), FAILED), "run: stopped from outside", id="reboot"),
-        pytest.param((failure("no answer", "connect"), FAILED), "connect: no answer", id="network"),
+        pytest.param(
+            (failure("no answer from the server at x:1 within 60 s", "connect"), FAILED),
+            "connect: no answer",
+            id="network",
+        ),
     ],
 )
 def test_a_client_that_was_ended_from_outside_is_started_again(stage, last, how):
@@ -264,10 +270,11 @@ def test_a_client_that_was_ended_from_outside_is_started_again(stage, last, how)
 
 def test_it_is_started_by_the_verb_for_it_and_goes_on_where_it_was(stage):
     """`again`, with the number of the last event that came; then it is watched like any other."""
-    ended = threading.Event()
-    stage.watch.on_event = lambda host, event: ended.set() if (host, type(event)) == ("a", events.Ready) else None
-    stage.run(server=(ended, DONE), a=(KILLED, events.Ready(after_s=1, app_import_s=1), DONE), b=(DONE,))
+    ready, twice = events.Ready(after_s=1, app_import_s=1), threading.Event()
+    stage.reaction = lambda _text: twice.set()
+    stage.run(server=(twice, DONE), a=(ready, KILLED, ready, DONE), b=(DONE,))
     assert stage.hosts["a"].asked == ["watch", "again"]
+    assert stage.hosts["a"].argv[-4:] == ("fla", "0", "ready", "failed")
     assert stage.hosts["b"].asked == ["watch"]
 
 
@@ -292,7 +299,7 @@ def test_the_pauses_before_a_start_grow():
     "last",
     [
         pytest.param((failure("a:app: cannot be imported: No module named x"), FAILED), id="app"),
-        pytest.param((failure("refused: it is not in this campaign", "join"), FAILED), id="refused"),
+        pytest.param((failure("refused: it is not in this campaign", "connect"), FAILED), id="refused"),
         pytest.param((failure("No space left on device"), FAILED), id="disk"),
         pytest.param((FAILED,), id="without a word"),
     ],
@@ -364,8 +371,9 @@ def test_when_all_clients_are_gone_for_good_nobody_waits(stage):
 def test_clients_that_end_just_before_their_server_are_no_failure(stage):
     """A server that says goodbye ends a moment after its clients."""
     stage.watch.aftermath_s = 10.0
-    goodbye = held(stage, "b: ")
-    stage.run(server=(goodbye, DONE), a=(failure("no room"), FAILED), b=(failure("no room"), FAILED))
+    both = threading.Event()
+    stage.reaction = lambda _text: both.set() if len(stage.notes) == 2 else None
+    stage.run(server=(both, DONE), a=(failure("no room"), FAILED), b=(failure("no room"), FAILED))
     assert list(stage.watch.missing()) == ["a", "b"]
 
 
