@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from deploy.errors import CampaignError, CommandFailed, DeployError, HostError
+from deploy.errors import CommandFailed, DeployError, HostError
 from deploy.follower import Away, Back, Follower
-from deploy.watched import PAUSES_S, Watched, ending, is_echo, place_of
+from deploy.watched import PAUSES_S, Watched, cause, is_echo, place_of
 from flcommon import events
 from flcommon.eventlog import parse_line
 from flcommon.process import Exit
@@ -282,31 +282,12 @@ class CampaignWatch:
         return any(not one.ended and one.away is None for one in self.hosts.values())
 
     def _cause(self) -> DeployError:
-        """Return the most telling error: a process killed without a word, a client's own, the server's, a lost host.
-
-        Once the campaign runs, a server that failed is the cause itself: it went on without clients before. The error
-        says without which.
-        """
-        clients = list(self._clients)
-        ordered = [*clients, *(host for host in self.hosts if host not in clients)]
-        if self.running and self._server.bad:
-            ordered = ordered[-1:]
-        for host in ordered:
-            if self.hosts[host].silent:
-                return CampaignError(host, "run", f"{ending(self.hosts[host].exit)}{self._when()}{self._without(host)}")
-        said = [(host, failed) for host in ordered if (failed := self.hosts[host].failed) is not None]
-        own = [(host, failed) for host, failed in said if not is_echo(failed)]
-        lost = [error for host in ordered if (error := self.hosts[host].lost) is not None]
-        if lost and not own:
-            return lost[0]
-        host, failed = (own or said)[0]
-        return CampaignError(host, failed.step, f"{failed.reason}{self._when()}{self._without(host)}")
-
-    def _without(self, host: str) -> str:
-        """Say which clients were missing when the server failed."""
-        if not self.running or self.hosts[host] is not self._server:
-            return ""
-        return "".join(f"; without {client} ({why})" for client, why in self.missing().items())
+        """Return the most telling error; once the campaign runs, that of a server that failed, with who was missing."""
+        server, *clients = self.hosts
+        if not (self.running and self._server.bad):
+            return cause({name: self.hosts[name] for name in (*clients, server)}, self._when())
+        without = "".join(f"; without {client} ({why})" for client, why in self.missing().items())
+        return cause({server: self._server}, f"{self._when()}{without}")
 
     def _when(self) -> str:
         return f" ({self._last})" if self._last else ""

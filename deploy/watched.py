@@ -6,10 +6,13 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deploy.errors import CampaignError
 from flcommon import events
 from flcommon.runner import STOPPED_FROM_OUTSIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from deploy.errors import DeployError
     from flcommon.process import Exit
 
@@ -80,6 +83,23 @@ class Watched:
     def missing(self) -> str | None:
         """Say why this client takes no part at this moment; None if it does: a host may be out of our reach alone."""
         return self.ending if self.died and not is_echo(self.failed) else self.gone
+
+
+def cause(hosts: Mapping[str, Watched], when: str) -> DeployError:
+    """Return the most telling error: a process killed without a word, one's own words, a lost host.
+
+    Of equals, that of the first of `hosts`; `when` stands behind what a process is to blame for.
+    """
+    for host, one in hosts.items():
+        if one.silent:
+            return CampaignError(host, "run", f"{ending(one.exit)}{when}")
+    said = [(host, one.failed) for host, one in hosts.items() if one.failed is not None]
+    own = [(host, failed) for host, failed in said if not is_echo(failed)]
+    lost = [one.lost for one in hosts.values() if one.lost is not None]
+    if lost and not own:
+        return lost[0]
+    host, failed = (own or said)[0]
+    return CampaignError(host, failed.step, f"{failed.reason}{when}")
 
 
 def ending(status: Exit | None) -> str:
