@@ -130,7 +130,7 @@ class CampaignWatch:
 
         Not for ever: one that watches a process which could not be stopped ends when its connection is closed.
         """
-        self._over.set()
+        self.leave()
         deadline = time.monotonic() + AFTERMATH_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -272,21 +272,19 @@ class CampaignWatch:
 
     def _hear_out(self) -> None:
         """Give all processes that can be heard a moment to say what they saw, and to end."""
-        # One deadline for all: a campaign that goes on without the failed one always has something to say.
-        deadline = time.monotonic() + self.aftermath_s
+        deadline = time.monotonic() + self.aftermath_s  # one for all: some always have something to say
         with suppress(Empty):
-            while self._still_heard() and (left_s := deadline - time.monotonic()) > 0:
+            while any(one.heard for one in self.hosts.values()) and (left_s := deadline - time.monotonic()) > 0:
                 self._next(left_s)
-
-    def _still_heard(self) -> bool:
-        return any(not one.ended and one.away is None for one in self.hosts.values())
 
     def _cause(self) -> DeployError:
         """Return the most telling error; once the campaign runs, that of a server that failed, with who was missing."""
         server, *clients = self.hosts
         if not (self.running and self._server.bad):
             return cause({name: self.hosts[name] for name in (*clients, server)}, self._when())
-        without = "".join(f"; without {client} ({why})" for client, why in self.missing().items())
+        said = self._server.failed.reason if self._server.failed else ""
+        unsaid = {client: why for client, why in self.missing().items() if client not in said}
+        without = "".join(f"; without {client} ({why})" for client, why in unsaid.items())
         return cause({server: self._server}, f"{self._when()}{without}")
 
     def _when(self) -> str:

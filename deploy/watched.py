@@ -43,6 +43,11 @@ class Watched:
         return self.exit is not None or self.lost is not None
 
     @property
+    def heard(self) -> bool:
+        """Whether more may come from it at any moment."""
+        return not self.ended and self.away is None
+
+    @property
     def bad(self) -> bool:
         """Whether it failed."""
         return self.lost is not None or self.died
