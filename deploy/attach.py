@@ -6,7 +6,9 @@ The server's host keeps the campaign's manifest, so any controller can do so, no
 from __future__ import annotations
 
 import posixpath
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,13 +19,14 @@ from deploy.errors import CampaignError, HostError
 from deploy.facts import Facts, look_at_ours
 from deploy.manifest import SCHEMA_VERSION, Manifest
 from deploy.phases import Phases
+from deploy.remote.late import LateRemote
 from deploy.rundir import RunDirectory
 from deploy.watch import CLIENT_EVENTS, SERVER_EVENTS, CampaignWatch
 from deploy.worker import Worker, host_statuses
 from flcommon.process import MANIFEST_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -45,13 +48,21 @@ class Place:
 def attach(place: Place, view: View) -> None:
     """Watch the campaign on a lab to its end and record it, as `up` would have; raises DeployError.
 
-    An interrupt leaves it running, and so does a host that is out of reach: only a campaign that failed is stopped.
+    An interrupt leaves it running, and so does a server that is out of reach: only a campaign that failed is stopped.
+    A client that is down is started again, one whose host is out of reach is looked for, as long as the server runs.
     """
     phases = Phases(view)
-    with place.lab as inventory, assembled(inventory, place.connect, view, min_clients=0) as crew:
-        campaign = _found(crew, phases)
+    with (
+        place.lab as inventory,
+        assembled(inventory, place.connect, view, min_clients=0) as crew,
+        _looked_for(place, crew) as absent,
+    ):
+        campaign = _found(crew, phases, absent)
         run = RunDirectory.of(place.runs, campaign.manifest)
         watch = CampaignWatch(view.event, on_note=view.note, on_pause=pull_quietly(campaign, run, view))
+        watch.on_host, watch.running = view.host, True
+        if campaign.server.directory not in crew.facts[campaign.server.host].running:
+            watch.pauses_s = ()  # it is over: there is nothing to start a client for
         with recorded(campaign, run, phases), stopped(campaign, watch, phases):
             phases.begin("run")
             campaign.left = True
@@ -86,8 +97,23 @@ def _stop(campaign: Campaign, phases: Phases) -> None:
         raise Stopped("stopped by its user")
 
 
-def _found(crew: Crew, phases: Phases) -> Campaign:
-    """Return the campaign that runs on the server's host, or the latest there that nobody has recorded."""
+@contextmanager
+def _looked_for(place: Place, crew: Crew) -> Iterator[dict[str, Remote]]:
+    """Give ways to the clients' hosts that are out of reach; they are tried at each use."""
+    hosts = {host.name: host for host in crew.inventory.clients if host.name in crew.absent}
+    remotes = {name: LateRemote(name, partial(place.connect, host)) for name, host in hosts.items()}
+    try:
+        yield dict(remotes)
+    finally:
+        for remote in remotes.values():
+            remote.close()
+
+
+def _found(crew: Crew, phases: Phases, absent: Mapping[str, Remote] | None = None) -> Campaign:
+    """Return the campaign that runs on the server's host, or the latest there that nobody has recorded.
+
+    Its clients are those that are in reach, and those that are `absent` and took part.
+    """
     phases.begin("look")
     crew.facts.update(crew.each(look_at_ours))
     server = crew.inventory.server.name
@@ -97,7 +123,8 @@ def _found(crew: Crew, phases: Phases) -> Campaign:
         raise HostError(server, "look", "no campaign has run on this host")
     name = posixpath.basename(posixpath.dirname(directory))
     manifest = _manifest(remote, f"{facts.workdir}/campaigns/{name}/{server}/{MANIFEST_FILE}")
-    workers = {host: _worker(manifest, host, crew.remotes[host]) for host in manifest.hosts if host in crew.facts}
+    remotes = {**{host: crew.remotes[host] for host in crew.facts}, **(absent or {})}
+    workers = {host: _worker(manifest, host, remotes[host]) for host in manifest.hosts if host in remotes}
     return Campaign(manifest, workers)
 
 

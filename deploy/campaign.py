@@ -93,6 +93,7 @@ def up(request: Request, view: View) -> None:
             campaign = assign(plan, bundle, crew)
             run = RunDirectory.of(request.runs, campaign.manifest)
             watch = CampaignWatch(view.event, on_note=view.note, on_pause=pull_quietly(campaign, run, view))
+            watch.on_host = view.host
             with recorded(campaign, run, phases), stopped(campaign, watch, phases):
                 phases.begin("start")
                 start(campaign, plan, inventory.server_address, certified(campaign, plan, crew), watch)

@@ -6,7 +6,7 @@ Both are written as with-blocks that undo in reverse, go on after a failed undo,
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +17,7 @@ from deploy.worker import Worker
 from flcommon.process import STDERR_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from deploy.manifest import Manifest
     from deploy.phases import Phases
@@ -33,12 +33,14 @@ STDERR_LINES = 10
 class Campaign:
     """One playbook on one lab: what its manifest says, and the process of each host that takes part.
 
-    `left` says that nobody undoes anything: the campaign runs on without this controller.
+    `left` says that nobody undoes anything: the campaign runs on without this controller. `lost`: which clients took
+    no part any more when it ended, and why.
     """
 
     manifest: Manifest
     workers: Mapping[str, Worker]
     left: bool = False
+    lost: dict[str, str] = field(default_factory=dict)
 
     @property
     def server(self) -> Worker:
@@ -60,6 +62,7 @@ def stopped(campaign: Campaign, watch: CampaignWatch, phases: Phases) -> Iterato
         if campaign.left:
             watch.leave()
         else:
+            campaign.lost = watch.missing()
             phases.begin("stop")
             still = {host: worker for host, worker in campaign.workers.items() if not watch.has_ended(host)}
             try_all(still, Worker.stop, phases.view)
@@ -83,16 +86,17 @@ def recorded(campaign: Campaign, run: RunDirectory, phases: Phases) -> Iterator[
                 _conclude(campaign, run, error, phases)
 
 
-def pull_quietly(campaign: Campaign, run: RunDirectory, view: View) -> Callable[[events.Paused], None]:
-    """Return what to do when the server pauses: pull what is new from all hosts, then let it go on.
+def pull_quietly(campaign: Campaign, run: RunDirectory, view: View) -> Callable[[events.Paused, Collection[str]], None]:
+    """Return what to do when the server pauses: pull what is new from all hosts but those away, then let it go on.
 
     A pause that is over, as when an old log is read again, is none: nothing is pulled during a round.
     """
 
-    def pull(pause: events.Paused) -> None:
+    def pull(pause: events.Paused, away: Collection[str]) -> None:
+        here = {host: worker for host, worker in campaign.workers.items() if host not in away}
         try:
             if campaign.server.is_paused(pause.number):
-                try_all(campaign.workers, lambda worker: worker.pull(run.raw(worker.host), final=False), view)
+                try_all(here, lambda worker: worker.pull(run.raw(worker.host), final=False), view)
                 campaign.server.resume(pause.number)
         except DeployError as error:
             view.note(str(error))
@@ -127,20 +131,21 @@ def _conclude(campaign: Campaign, run: RunDirectory, error: BaseException | None
     if isinstance(error, CampaignError):
         error.add_output(run.raw(error.host) / STDERR_FILE, STDERR_LINES)
     try:
-        run.write(_ended(campaign.manifest, error, phases))
+        run.write(_ended(campaign, error, phases))
     except DeployError as failure:
         if error is None:
             raise
         phases.view.note(str(failure))
 
 
-def _ended(manifest: Manifest, error: BaseException | None, phases: Phases) -> Manifest:
+def _ended(campaign: Campaign, error: BaseException | None, phases: Phases) -> Manifest:
+    manifest = msgspec.structs.replace(campaign.manifest, lost=campaign.lost, phases_s=phases.seconds)
     if error is None:
-        return msgspec.structs.replace(manifest, status="complete", phases_s=phases.seconds)
+        return msgspec.structs.replace(manifest, status="complete")
     if isinstance(error, KeyboardInterrupt | Stopped):
-        return msgspec.structs.replace(manifest, status="interrupted", phases_s=phases.seconds)
+        return msgspec.structs.replace(manifest, status="interrupted")
     said = str(error) if isinstance(error, DeployError) else type(error).__name__
-    return msgspec.structs.replace(manifest, status="failed", error=said, phases_s=phases.seconds)
+    return msgspec.structs.replace(manifest, status="failed", error=said)
 
 
 class Stopped(DeployError):

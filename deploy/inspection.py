@@ -14,8 +14,9 @@ from rich.text import Text
 from deploy.errors import DeployError, HostError
 from deploy.facts import look_at_ours
 from deploy.remote.fanout import ask_all
+from deploy.troubles import clipped
 from deploy.worker import Tail, host_statuses, host_tail
-from flcommon.process import EVENTS_FILE, STDERR_FILE, STDOUT_FILE
+from flcommon.process import EVENTS_FILE, MOST_STARTS, STDERR_FILE, STDOUT_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +79,17 @@ def _row(one: Status) -> tuple[Text, ...]:
 
 
 def _state(one: Status) -> Text:
+    state = Text.assemble(_ending(one))
+    if one.start > 1:
+        state.append(f", start {one.start} of {MOST_STARTS} at most")
+    for client, how in one.missing.items():
+        state.append(f"; {client} is {how}", style="red")
+    if one.raised is not None:
+        state.append(f"; the app raised {clipped(one.raised)}", style="red")
+    return state
+
+
+def _ending(one: Status) -> Text:
     if one.alive:
         return Text("running", style="green")
     if one.exit == 0:

@@ -48,9 +48,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about a run that is not in its logs.
 
     `trials` stand in the order of execution. `status` says how the campaign ended; `error` why, if it failed.
-    `hosts` are those that took part; `absent` says why others of the inventory did not. `phases_s` is the controller's
-    own account: seconds for hosts, connect, look, prepare, push, start, run, stop, pull. `tls` says whether server and
-    clients proved to each other who they are; before there was TLS, no run did.
+    `hosts` are those that took part; `absent` says why others of the inventory did not, `lost` which clients took no
+    part any more at the end, and why: a campaign is complete all the same if its server completed it. `phases_s` is the
+    controller's own account: seconds for hosts, connect, look, prepare, push, start, run, stop, pull. `tls` says
+    whether server and clients proved to each other who they are; before there was TLS, no run did.
     """
 
     schema: int
@@ -70,6 +71,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     phases_s: dict[str, float]
     absent: dict[str, str] = {}
     tls: bool = False
+    lost: dict[str, str] = {}
 
     @property
     def clients(self) -> tuple[str, ...]:

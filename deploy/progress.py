@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
@@ -15,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from deploy import troubles
 from deploy.estimate import Estimate
 from deploy.labels import settings_text
 from flcommon import events
@@ -59,6 +61,7 @@ class Progress:
         self._round = 0
         self._done = 0
         self._metric = ""
+        self._raised: Counter[tuple[str, str]] = Counter()
         self.directory: Path | None = None
         self.undoing = False
         self._live = Live(
@@ -129,10 +132,37 @@ class Progress:
                 self._hosts[client] = reason
             case events.Failed(reason=reason):
                 self._hosts[host] = reason
+            case events.AppRaised():
+                self._app_raised(host, event)
+            case events.ClientLost() | events.ClientBack() | events.ClientGivenUp() | events.Refused():
+                self._remark(event)
             case _:
                 self._advance(event)
 
     # --- own ---------------------------------------------------------------------------------------------------------
+
+    def _app_raised(self, host: str, event: events.AppRaised) -> None:
+        """Tell of an error of the app at its first time; then count it beside the host."""
+        self._raised[host, event.error] += 1
+        times = self._raised[host, event.error]
+        if times == 1:
+            self.note(f"{host}: {troubles.app_raised(event, self.directory, host)}")
+        self._hosts[host] = troubles.app_raised(event, None, host, times)
+
+    def _remark(self, event: events.ClientLost | events.ClientBack | events.ClientGivenUp | events.Refused) -> None:
+        """Tell what the server says of a client's connection, and show it beside the client."""
+        match event:
+            case events.ClientLost(client=client, reason=reason):
+                state = f"lost: {reason}"
+            case events.ClientGivenUp(client=client, reason=reason):
+                state = f"given up: {reason}"
+            case events.ClientBack(client=client):
+                state = troubles.back(event)
+            case events.Refused():
+                self.note(f"server: {troubles.refused(event.reason, event.peer, event.count)}")
+                return
+        self._hosts[client] = state
+        self.note(f"{client}: {state}")
 
     def _advance(self, event: events.AnyEvent) -> None:
         """Follow the sequence of trials and rounds."""

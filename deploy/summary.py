@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def print_summary(console: Console, summary: Summary, wall_s: float | None) -> None:
-    """Print it; `wall_s` is how long the whole command took, where that is known."""
+    """Print it, what went wrong last; `wall_s` is how long the whole command took, where that is known."""
     if summary.conditions:
         console.print(conditions_table(summary))
     for line in summary.headlines:
         console.print(Text(line))
     console.print(Text(times(summary, wall_s)))
-    for problem in summary.problems:
-        console.print(Text(f"problem: {problem}", style="yellow"))
     console.print(Text.assemble(("report  ", "bold"), str(summary.page)), soft_wrap=True)
     if summary.figure is not None:
         console.print(Text.assemble(("figure  ", "bold"), str(summary.figure)), soft_wrap=True)
+    for problem in summary.problems:
+        console.print(Text(f"problem: {problem}", style="yellow"), soft_wrap=True)
 
 
 def conditions_table(summary: Summary) -> Table:

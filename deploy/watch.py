@@ -1,8 +1,11 @@
-"""Watches the processes of a campaign until all have ended, and says what went wrong first if something did."""
+"""Watches the processes of a campaign: until all run, every one is needed; from then on, the server's decides.
+
+Once the campaign runs, a client that dies is started again, a host that is out of reach is looked for, and both are
+noted; the server, which waits for its clients for a while, says what becomes of the campaign.
+"""
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from contextlib import suppress
@@ -12,14 +15,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from deploy.errors import CampaignError, ConnectionLost, DeployError, HostError
+from deploy.errors import CommandFailed, DeployError, HostError
+from deploy.follower import Away, Back, Follower
+from deploy.watched import PAUSES_S, Watched, cause, is_echo, place_of
 from flcommon import events
 from flcommon.eventlog import parse_line
 from flcommon.process import Exit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
+    from deploy.follower import Told
     from deploy.worker import Worker
     from flcommon.process import Order
 
@@ -36,6 +42,10 @@ SERVER_EVENTS = names_of(
     events.Ready,
     events.ClientJoined,
     events.ClientLeft,
+    events.ClientLost,
+    events.ClientBack,
+    events.ClientGivenUp,
+    events.Refused,
     events.CampaignStarted,
     events.TrialOpened,
     events.RoundStarted,
@@ -46,67 +56,48 @@ SERVER_EVENTS = names_of(
     events.CampaignEnded,
     events.Failed,
 )
-CLIENT_EVENTS = names_of(events.Ready, events.Failed)
+CLIENT_EVENTS = names_of(events.Ready, events.AppRaised, events.Failed)
 AFTERMATH_S = 3.0
-"""How long the others get to say what they saw, once one process has failed."""
+"""How long the others get to say what they saw, or to end by themselves, once the process that decides has ended."""
 PATIENCE_S = 120.0
-"""How long a host may be out of reach before it counts as lost: a laptop wakes up, a Wi-Fi comes back, a Pi boots."""
-_LONGEST_WAIT_S = 8.0
-
-
-@dataclass
-class Watched:
-    """What is known of one process."""
-
-    failed: events.Failed | None = None
-    exit: Exit | None = None
-    lost: DeployError | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come from it."""
-        return self.exit is not None or self.lost is not None
-
-    @property
-    def bad(self) -> bool:
-        """Whether it failed."""
-        return self.lost is not None or (self.exit is not None and self.exit.status != 0)
-
-    @property
-    def silent(self) -> bool:
-        """Whether it ended badly without a word of its own, as a killed process does."""
-        return self.exit is not None and self.exit.status != 0 and self.failed is None
+"""How long the server's host may be out of reach before it counts as lost: a laptop wakes up, a Wi-Fi comes back."""
 
 
 @dataclass
 class CampaignWatch:
-    """Follows processes by one thread each; `on_event` gets (host, event) in the caller's thread.
+    """Follows processes by one thread each; `on_event` gets (host, event) in the caller's thread, as all `on_…` do.
 
-    A connection that is lost is made again for `patience_s`, and nothing that happened meanwhile is missed: the
-    campaign needs no controller.
+    The first host that is followed is the server's. `running`: the campaign has begun, so that only its server is
+    needed. A connection that is lost is made again for `patience_s`, that to a client of a campaign that runs for as
+    long as it runs, and nothing that happened meanwhile is missed. `pauses_s` come before each time that a client is
+    started again; none means never.
     """
 
     on_event: Callable[[str, events.AnyEvent], None]
     hosts: dict[str, Watched] = field(default_factory=dict)
     on_note: Callable[[str], None] = lambda _text: None
-    on_pause: Callable[[events.Paused], None] = lambda _paused: None
+    on_pause: Callable[[events.Paused, Collection[str]], None] = lambda _paused, _away: None
+    on_host: Callable[[str, str], None] = lambda _host, _state: None
     patience_s: float = PATIENCE_S
     aftermath_s: float = AFTERMATH_S
-    _lines: SimpleQueue[tuple[str, str | DeployError]] = field(default_factory=SimpleQueue)
+    pauses_s: tuple[float, ...] = PAUSES_S
+    running: bool = False
+    _followers: dict[str, Follower] = field(default_factory=dict)
+    _lines: SimpleQueue[tuple[str, Told]] = field(default_factory=SimpleQueue)
     _threads: list[threading.Thread] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
     _last: str = ""
+    _missing: dict[str, str] | None = None
+
+    # --- for the life cycle ------------------------------------------------------------------------------------------
 
     def follow(self, worker: Worker, names: Iterable[str], order: Order | None = None) -> None:
         """Begin to watch a process; with an `order`, start it first."""
         self.hosts[worker.host] = Watched()
-        follower = _Follower(worker, tuple(names), order, self)
-        thread = threading.Thread(target=follower.run, name=f"watch-{worker.host}")
-        self._threads.append(thread)
-        thread.start()
+        self._begin(Follower(worker, tuple(names), self, order))
 
     def until(self, kind: type[E]) -> E:
-        """Return the first event of a kind; raises CampaignError if a process fails before that."""
+        """Return the first event of a kind; raises CampaignError if a process that is needed fails before that."""
         while True:
             event = self._next(None)
             self._check()
@@ -114,21 +105,32 @@ class CampaignWatch:
                 return event
 
     def until_ended(self) -> None:
-        """Return when every process has ended well; raises CampaignError if one did not."""
-        while not self._all_ended():
+        """Return when the server has ended well, and its clients had a moment to do so too.
+
+        Raises CampaignError if it did not; if a client fails before the campaign runs; if all have ended for good.
+        """
+        while not self._server.ended:
             self._next(None)
             self._check()
+        self._hear_out()
 
     def has_ended(self, host: str) -> bool:
         """Whether the host's process was seen to end; False also for one that was never followed."""
         return host in self.hosts and self.hosts[host].exit is not None
+
+    def missing(self) -> dict[str, str]:
+        """Return which clients took no part any more when the campaign ended, or now if it has not, and why."""
+        if self._missing is not None:
+            return self._missing
+        reasons = ((host, one.missing) for host, one in self._clients.items())
+        return {host: reason for host, reason in reasons if reason is not None}
 
     def join(self) -> None:
         """Wait for the threads, whose processes have ended.
 
         Not for ever: one that watches a process which could not be stopped ends when its connection is closed.
         """
-        self._over.set()
+        self.leave()
         deadline = time.monotonic() + AFTERMATH_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -137,141 +139,159 @@ class CampaignWatch:
         """Let the processes be: the threads end when their connections are closed."""
         self._over.set()
 
-    def tell(self, host: str, told: str | DeployError) -> None:
-        """Take a line of a process, or the reason why no more will come; from any thread."""
+    # --- deploy.follower.Listener ------------------------------------------------------------------------------------
+
+    def tell(self, host: str, told: Told) -> None:
+        """Take what is new of a host; from any thread."""
         self._lines.put((host, told))
 
     def wait(self, seconds: float) -> bool:
         """Wait before trying again; False if nobody watches any more."""
         return not self._over.wait(seconds)
 
-    def _all_ended(self) -> bool:
-        return all(one.ended for one in self.hosts.values())
+    def endures(self, host: str) -> bool:
+        """Whether the campaign runs, and goes on without that host."""
+        return self.running and host in self._clients and not self._server.ended
+
+    # --- own ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _server(self) -> Watched:
+        return next(iter(self.hosts.values()))
+
+    @property
+    def _clients(self) -> dict[str, Watched]:
+        return dict(list(self.hosts.items())[1:])
+
+    def _begin(self, follower: Follower) -> None:
+        host = follower.worker.host
+        self._followers[host] = follower
+        thread = threading.Thread(target=follower.run, name=f"watch-{host}")
+        self._threads.append(thread)
+        thread.start()
 
     def _next(self, timeout_s: float | None) -> events.AnyEvent | None:
         """Take in what one host says next; returns it if it is an event, raises queue.Empty when the time is up."""
         host, told = self._lines.get(timeout=timeout_s)
         one = self.hosts[host]
-        if isinstance(told, DeployError):
-            one.lost = told
-            return None
+        match told:
+            case Away():
+                one.away = told.error
+                self.on_host(host, "out of reach, looking for it")
+                self.on_note(f"{told.error}; trying again")
+            case Back():
+                one.away = None
+                self.on_host(host, f"in reach again after {told.after_s:.0f} s")
+                self.on_note(f"{host}: watch: in reach again after {told.after_s:.0f} s")
+            case DeployError():
+                self._lose(host, told)
+            case str():
+                return self._take(host, told)
+        return None
+
+    def _take(self, host: str, line: str) -> events.AnyEvent | None:
+        """Take in a line of a process: an event, or how it ended."""
         try:
-            _, event = parse_line(told.encode())
+            _, event = parse_line(line.encode())
         except msgspec.MsgspecError:
-            self._note_exit(host, told)
+            self._note_exit(host, line)
             return None
-        if isinstance(event, events.Failed):
-            one.failed = event
-        self._last = _where(event) or self._last
+        match event:
+            case events.Ready():
+                self.hosts[host].failed = None  # a new process: what the one before it said is history
+            case events.Failed():
+                self.hosts[host].failed = event
+            case events.CampaignStarted():
+                self.running = True
+            case events.ClientLost(client=client, reason=reason) if client in self.hosts:
+                self.hosts[client].gone = f"lost: {reason}"
+            case events.ClientGivenUp(client=client, reason=reason) if client in self.hosts:
+                self.hosts[client].gone = f"given up: {reason}"
+            case events.ClientBack(client=client) if client in self.hosts:
+                self.hosts[client].gone = None
+            case _:
+                self._last = place_of(event) or self._last
         self.on_event(host, event)
         if isinstance(event, events.Paused):
-            self.on_pause(event)
+            self.on_pause(event, {name for name, one in self.hosts.items() if one.away or one.lost})
         return event
 
     def _note_exit(self, host: str, told: str) -> None:
+        one = self.hosts[host]
         try:
-            self.hosts[host].exit = msgspec.json.decode(told, type=Exit)
+            one.exit = msgspec.json.decode(told, type=Exit)
         except msgspec.MsgspecError:
-            self.hosts[host].lost = HostError(host, "watch", f"a line that cannot be understood: {told[:80]!r}")
+            self._lose(host, HostError(host, "watch", f"a line that cannot be understood: {told[:80]!r}"))
+            return
+        if one is self._server:
+            self._missing = self.missing()
+        elif one.died and self.endures(host) and not is_echo(one.failed):
+            self._start_again(host)
+
+    def _start_again(self, host: str) -> None:
+        """Start a client that died again, or say that the campaign goes on without it."""
+        one, before = self.hosts[host], self._followers.get(host)
+        told = f"{host}: {one.ending}{self._when()}"
+        self.on_host(host, one.ending)
+        if not one.worth_another_start or before is None or not self.pauses_s:
+            self.on_note(f"{told}; the campaign goes on without it")
+        elif one.starts >= len(self.pauses_s):
+            self.on_note(f"{told}; it was started again {one.starts} times, the campaign goes on without it")
+        else:
+            pause_s = self.pauses_s[one.starts]
+            one.exit, one.failed, one.starts = None, None, one.starts + 1
+            self.on_note(f"{told}; starting it again in {pause_s:g} s")
+            self._begin(Follower(before.worker, before.names, self, pause_s=pause_s, seen=before.seen))
+
+    def _lose(self, host: str, error: DeployError) -> None:
+        """Take in that nothing more will be heard of a process."""
+        one = self.hosts[host]
+        one.lost, one.away = error, None
+        if self.endures(host):
+            said = _refusal(error) if isinstance(error, CommandFailed) else str(error)
+            self.on_host(host, "not watched any more")
+            self.on_note(f"{said}; the campaign goes on without it")
 
     def _check(self) -> None:
-        """Raise the cause if anything has failed, after hearing the others out: the first to speak is not it always."""
-        if not any(one.bad for one in self.hosts.values()):
-            return
-        # One deadline for all: a campaign that goes on without the failed one always has something to say.
-        deadline = time.monotonic() + self.aftermath_s
+        """Raise the cause if one has failed that is needed.
+
+        Others are heard out first: the first to speak is not always the cause, and a server that ends takes all its
+        clients with it.
+        """
+        if self._needed_failed():
+            self._hear_out()
+            if self._needed_failed():
+                raise self._cause()
+
+    def _needed_failed(self) -> bool:
+        if not self.running:
+            return any(one.bad for one in self.hosts.values())
+        clients = self._clients.values()
+        all_gone = bool(clients) and all(one.died for one in clients)
+        return self._server.bad or (all_gone and not self._server.ended)
+
+    def _hear_out(self) -> None:
+        """Give all processes that can be heard a moment to say what they saw, and to end."""
+        deadline = time.monotonic() + self.aftermath_s  # one for all: some always have something to say
         with suppress(Empty):
-            while not self._all_ended() and (left_s := deadline - time.monotonic()) > 0:
+            while any(one.heard for one in self.hosts.values()) and (left_s := deadline - time.monotonic()) > 0:
                 self._next(left_s)
-        raise self._cause()
 
     def _cause(self) -> DeployError:
-        """Return the most telling error: a process killed without a word, a client's own, the server's, a lost host."""
-        clients = [host for host in self.hosts if host != next(iter(self.hosts))]
-        ordered = [*clients, *(host for host in self.hosts if host not in clients)]
-        for host in ordered:
-            if self.hosts[host].silent:
-                return CampaignError(host, "run", f"{_ending(self.hosts[host].exit)}{self._when()}")
-        said = [(host, failed) for host in ordered if (failed := self.hosts[host].failed) is not None]
-        own = [(host, failed) for host, failed in said if not _echo(failed)]
-        lost = [one.lost for one in self.hosts.values() if one.lost is not None]
-        if lost and not own:
-            return lost[0]
-        host, failed = (own or said)[0]
-        return CampaignError(host, failed.step, f"{failed.reason}{self._when()}")
+        """Return the most telling error; once the campaign runs, that of a server that failed, with who was missing."""
+        server, *clients = self.hosts
+        if not (self.running and self._server.bad):
+            return cause({name: self.hosts[name] for name in (*clients, server)}, self._when())
+        said = self._server.failed.reason if self._server.failed else ""
+        unsaid = {client: why for client, why in self.missing().items() if client not in said}
+        without = "".join(f"; without {client} ({why})" for client, why in unsaid.items())
+        return cause({server: self._server}, f"{self._when()}{without}")
 
     def _when(self) -> str:
         return f" ({self._last})" if self._last else ""
 
 
-@dataclass
-class _Follower:
-    """Watches one process from a thread of its own, over as many connections as it takes."""
-
-    worker: Worker
-    names: tuple[str, ...]
-    order: Order | None
-    watch: CampaignWatch
-    seen: int = -1
-    """The number of the last event that came."""
-
-    def run(self) -> None:
-        try:
-            self._start()
-        except ConnectionLost as lost:
-            self._return(lost)
-        except DeployError as error:
-            self.watch.tell(self.worker.host, error)
-
-    def _start(self) -> None:
-        if self.order is None:
-            self.worker.watch(self.names, self._take)
-        else:
-            self.worker.run(self.order, self.names, self._take)
-
-    def _return(self, lost: DeployError) -> None:
-        """Connect again and again, until the patience is over; the last reason is the one that counts."""
-        deadline, wait_s = time.monotonic() + self.watch.patience_s, 0.5
-        if self.watch.wait(0):
-            self.watch.on_note(f"{lost}; trying again")
-        while time.monotonic() < deadline and self.watch.wait(wait_s):
-            try:
-                self.worker.watch(self.names, self._take, after=self.seen)
-            except ConnectionLost as error:
-                lost, deadline, wait_s = error, time.monotonic() + self.watch.patience_s, 0.5
-            except HostError as error:
-                lost, wait_s = error, min(2 * wait_s, _LONGEST_WAIT_S)
-                if error.step != "connect":
-                    break
-            else:
-                return
-        self.watch.tell(self.worker.host, lost)
-
-    def _take(self, line: str) -> None:
-        with suppress(msgspec.MsgspecError):
-            self.seen = max(self.seen, parse_line(line.encode())[0].seq)
-        self.watch.tell(self.worker.host, line)
-
-
-def _echo(failed: events.Failed) -> bool:
-    """Whether a client only repeats that the campaign is over."""
-    return failed.reason.startswith("the server ended the campaign")
-
-
-def _where(event: events.AnyEvent) -> str:
-    match event:
-        case events.RoundStarted():
-            return f"trial {event.trial}, round {event.round}"
-        case events.TrialOpened():
-            return f"trial {event.trial}"
-    return ""
-
-
-def _ending(status: Exit | None) -> str:
-    """Say how a process ended that said nothing itself."""
-    number = status.status if status else None
-    if number is None:
-        return "the process is gone and left no exit status: killed with its supervisor, or the disk is full"
-    if number < 0:
-        return f"the process was killed by {signal.Signals(-number).name}"
-    return f"the process ended with status {number}"
+def _refusal(error: CommandFailed) -> str:
+    """Say in one line why a host will not start, or watch, a process."""
+    said = error.output.strip().splitlines()[-1:] or [f"exit status {error.status}"]
+    return f"{error.host}: {error.step}: {said[0]}"

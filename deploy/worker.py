@@ -66,9 +66,20 @@ class Worker:
         argv = self._argv("run", self.module, *names)
         self.remote.run(argv, step="start", stdin=msgspec.json.encode(order), on_line=on_line)
 
+    def again(self, names: Sequence[str], on_line: Callable[[str], None], *, after: int) -> None:
+        """Start the process again where it has died, and go on as `watch` does; raises HostError.
+
+        One that runs, or runs again already, is only watched: after a lost connection this may be asked once more.
+        """
+        self.remote.run(self._argv("again", self.module, f"{after}", *names), step="start", on_line=on_line)
+
     def watch(self, names: Sequence[str], on_line: Callable[[str], None], *, after: int = -1) -> None:
         """Pass on the events of these names after number `after`, and last the process's `Exit`; raises HostError."""
         self.remote.run(self._argv("watch", f"{after}", *names), step="watch", on_line=on_line)
+
+    def reach(self) -> None:
+        """Return if the host answers; raises HostError."""
+        self.remote.read(["true"], step="watch")
 
     def stop(self) -> None:
         """End the process, if it runs, and keep it from being started; raises HostError."""

@@ -21,7 +21,7 @@ from flcommon.errors import FieldlabError, StepError
 from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import ConnectionBack, ConnectionLost
 from flcommon.inbox import Heard, Inbox
-from flcommon.outbox import Outbox, Watch, Wire
+from flcommon.outbox import SOON_BYTES, Outbox, Watch, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,8 +83,11 @@ class Connection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the stream; if for an error, the server is told that it need not wait."""
-        if error is not None and not isinstance(error, ConnectionFailed):
+        """End the stream; if for an error, the server is told that it need not wait.
+
+        Who is stopped from outside says nothing: a host that reboots stops its processes, and will be back.
+        """
+        if isinstance(error, Exception) and not isinstance(error, ConnectionFailed):
             self._outbox.mention(wire.Leave(f"{type(error).__name__}: {error}"[:500]))
         self._leaving.set()
         self._outbox.finish()
@@ -203,6 +206,8 @@ class Connection:
             case wire.Confirm():
                 return False
         self._frames.put(heard)
+        if heard.size_bytes >= SOON_BYTES:
+            self._outbox.mention(wire.Confirm())
         if not isinstance(heard.frame, wire.Goodbye):
             return False
         self._outbox.finish()

@@ -2,6 +2,7 @@
 
     start DIR MODULE              take an `Order` from stdin, run `python -m MODULE DIR/job.json`, detached
     run DIR MODULE NAME...        start, then watch, in one go
+    again DIR MODULE SEQ NAME...  start it again where it died, then watch: from there on, or after SEQ if it runs
     watch DIR SEQ NAME...         print its events of these names after number SEQ as they come, until it has ended
     stop DIR                      end its process group: SIGTERM, then SIGKILL
     paused DIR NUMBER             print `yes` if the server holds the experiment for that pause
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from flcommon.following import print_lines, watch
-from flcommon.process import Order, start, stop
+from flcommon.process import Order, again, start, stop
 from flcommon.quiet import is_paused, resume
 from flcommon.status import statuses, tail
 
@@ -50,6 +51,9 @@ def _do(verb: str, place: Path, rest: Sequence[str]) -> None:
         case "run":
             start(place, rest[0], _order())
             print_lines(watch(place, rest[1:]))
+        case "again":
+            before = again(place, rest[0])
+            print_lines(watch(place, rest[2:], int(rest[1]) if before is None else before))
         case "watch":
             print_lines(watch(place, rest[1:], int(rest[0])))
         case "stop":

@@ -2,6 +2,9 @@
 
 The instrument must cost less than what it measures: a caller takes the moment first (`now`), does its work, and
 writes afterwards; a write is one `write(2)` of one line to the page cache, a few microseconds, and touches no network.
+
+A process that is started again goes on in the log of the one before it: numbers go on, a line that was torn by a power
+failure is closed, and its own `job` line says where its monotonic clock begins, which is another after a reboot.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from flcommon.decoding import decoded
-from flcommon.events import SCHEMA_VERSION, AnyEvent, Event, Stamp
+from flcommon.events import SCHEMA_VERSION, AnyEvent, Event, JobAccepted, Stamp
+from flcommon.logend import log_end
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 _encoder = msgspec.json.Encoder()
@@ -42,13 +47,16 @@ def now() -> Moment:
 
 
 class EventLog:
-    """An events.jsonl file that one process appends to, from any of its threads."""
+    """An events.jsonl file that one process appends to, from any of its threads; it goes on behind an earlier one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._lock = threading.Lock()
-        self._seq = 0
+        end = log_end(self._fd)
+        if end.torn:
+            os.write(self._fd, b"\n")
+        self._seq = end.number + 1
 
     def write(self, event: Event, at: Moment | None = None) -> Moment:
         """Append one event that happened `at` a moment (default: now) and return that moment.
@@ -87,20 +95,34 @@ def parse_line(line: bytes) -> tuple[Stamp, AnyEvent]:
 
 
 def read_log(path: Path) -> Reading:
-    """Read a log, tolerating a torn last line and gaps: both are reported, neither is fatal."""
+    """Read a log, tolerating torn lines (the last of a process) and gaps: both are reported, neither is fatal."""
     reading = Reading()
-    expected = 0
+    expected, unusable = 0, 0
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         try:
             stamp = decoded(_stamp_decoder.decode, line)
             if stamp.seq != expected:
                 reading.problems.append(f"{path.name}:{number}: {_jump(expected, stamp.seq)}")
             expected = stamp.seq + 1
-            reading.events.append((stamp, decoded(_event_decoder.decode, line)))
+            event = decoded(_event_decoder.decode, line)
+            reading.events.append((stamp, event))
+            if isinstance(event, JobAccepted) and unusable == number - 1 > 0:
+                reading.problems[-1] = f"{path.name}:{unusable}: torn"
         except msgspec.MsgspecError as error:
+            unusable = number
             what = f"unusable ({error})" if line.endswith(b"\n") else "torn"
             reading.problems.append(f"{path.name}:{number}: {what}")
     return reading
+
+
+def processes(events: Iterable[tuple[Stamp, AnyEvent]]) -> list[list[tuple[Stamp, AnyEvent]]]:
+    """Return the events of each process that wrote a log, in order: durations are known only within one of them."""
+    found: list[list[tuple[Stamp, AnyEvent]]] = []
+    for stamp, event in events:
+        if not found or isinstance(event, JobAccepted):
+            found.append([])
+        found[-1].append((stamp, event))
+    return found
 
 
 def _jump(expected: int, found: int) -> str:

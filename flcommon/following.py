@@ -1,4 +1,4 @@
-"""Follows what a process writes, line by line, until it has ended."""
+"""Follows what a process writes, line by line, until it has ended; one that is started again meanwhile goes on."""
 
 from __future__ import annotations
 
@@ -52,10 +52,7 @@ def lines(directory: Path, name: str, offset: int = 0) -> Iterator[bytes]:
     """
     rest = b""
     while True:
-        who = read_identity(directory)
-        ended = who is not None and not alive(who)
-        if ended:
-            _await_exit(directory)
+        ended = _has_ended(directory)
         while new := read_from(directory / name, offset, _PIECE_BYTES):
             offset += len(new)
             *complete, rest = (rest + new).split(b"\n")
@@ -90,6 +87,18 @@ def _refuse_empty(directory: Path) -> None:
         with alone(directory.parents[1]):
             if read_identity(directory) is None:
                 raise SystemExit(f"{directory}: nothing was started there")
+
+
+def _has_ended(directory: Path) -> bool:
+    """Whether the process has ended and none is being started in its place; waits for its exit file."""
+    who = read_identity(directory)
+    if who is None or alive(who):
+        return False
+    _await_exit(directory)
+    if read_exit(directory) is not None:
+        return read_identity(directory) == who
+    with alone(directory.parents[1]):  # no exit file: one may be starting, which begins by removing it
+        return read_identity(directory) == who
 
 
 def _await_exit(directory: Path) -> None:

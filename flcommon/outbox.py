@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+SOON_BYTES = 1 << 18
+"""What is so long is confirmed at once, with a frame of its own: then it need not be kept, and is known to be there."""
+
+
 @dataclass(frozen=True)
 class Offered:
     """How a frame went into gRPC: when its first byte was offered, when gRPC had taken the last, and bytes in all."""
@@ -91,8 +95,9 @@ class Outbox:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is on its way into gRPC."""
-        return self._waiting == 0
+        """Whether nothing that takes long is on its way: neither into gRPC, nor from there to the other side."""
+        with self._lock:
+            return self._waiting == 0 and sum(entry.size_bytes for entry in self._kept) < SOON_BYTES
 
     def connect(self, wire_: Wire, heard: wire.Place) -> None:
         """Go on by a new connection, for which `messages` runs or will run, where the other side has stopped hearing.

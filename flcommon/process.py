@@ -2,7 +2,8 @@
 
 The process outlives the SSH connection and the controller. A small supervisor, in a session of its own, starts it in a
 process group of its own, keeps stdout and stderr in files, and writes its exit status. A pid is trusted only together
-with the start time that was written down with it, so a reused pid is never signalled.
+with the start time that was written down with it, so a reused pid is never signalled. One that died is started again in
+its directory, with the job that is there, unless somebody has stopped it; its files then go on behind the earlier ones.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import msgspec
 
 from flcommon.decoding import decoded
 from flcommon.identity import lives, start_time
+from flcommon.logend import log_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 JOB_FILE = "job.json"
@@ -32,7 +34,11 @@ STDERR_FILE = "stderr"
 PROCESS_FILE = "process.json"
 EXIT_FILE = "exit.json"
 MANIFEST_FILE = "manifest.json"
+STOPPED_FILE = "stopped"
+"""Lies where a process was stopped: it is not started there any more, by however late a controller."""
 LOCK_FILE = ".lock"
+MOST_STARTS = 4
+"""How often a process is started in its directory, the first time included: a crash loop has an end."""
 STOP_GRACE_S = 5.0
 STARTED = b"started\n"
 PYTHON = (sys.executable, "-P")
@@ -45,14 +51,15 @@ _MOST_DESCRIPTORS = 1024
 T = TypeVar("T")
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
     """A process that cannot be mistaken for a later one: its pid (also its group's id) and when it started.
 
-    `started` is what `flcommon.identity.start_time` said of it.
+    `started` is what `flcommon.identity.start_time` said of it; `start` counts the starts in its directory, from 1.
     """
 
     pid: int
     started: str
+    start: int = 1
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -68,9 +75,9 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     manifest: msgspec.Raw = msgspec.Raw()
 
 
-def identify(pid: int) -> Identity:
+def identify(pid: int, start: int = 1) -> Identity:
     """Return the identity of a process that has just been started."""
-    return Identity(pid, start_time(pid) or "gone")
+    return Identity(pid, start_time(pid) or "gone", start)
 
 
 def alive(who: Identity) -> bool:
@@ -104,18 +111,57 @@ def start(directory: Path, module: str, order: Order) -> None:
     """
     campaigns = directory.parents[1]
     with alone(campaigns):
-        others = [one for one in running(campaigns) if one.parent != directory.parent]
-        if others:
-            raise SystemExit(f"a campaign runs there already ({others[0]})")
+        _refuse_second(directory)
         directory.mkdir(parents=True)
         for name, content in ((JOB_FILE, order.job), (MANIFEST_FILE, order.manifest)):
             if bytes(content):
                 (directory / name).touch(mode=0o600)
                 (directory / name).write_bytes(content)
-        _start_supervisor(directory, module)
+        _start_supervisor(directory, module, 1)
 
 
-def _start_supervisor(directory: Path, module: str) -> None:
+def again(directory: Path, module: str) -> int | None:
+    """Start the module once more where its process has died; return the number of the last event in the log till then.
+
+    While the process lives nothing is done, and None returned: so that who does not know whether this was done can ask
+    again. Raises SystemExit where nothing was started, it was stopped, it has died too often, or another campaign runs.
+    """
+    with alone(directory.parents[1]):
+        who = read_identity(directory)
+        if who is not None and alive(who):
+            return None
+        if (directory / STOPPED_FILE).exists():
+            raise SystemExit("it was stopped")
+        if not (directory / JOB_FILE).exists():
+            raise SystemExit(f"{directory}: nothing was started there")
+        start = 2 if who is None else who.start + 1  # unknown only after a power failure just after the first start
+        if start > MOST_STARTS:
+            raise SystemExit(f"it was started again {MOST_STARTS - 1} times already")
+        _refuse_second(directory)
+        # First: better an end that nobody saw, should this be cut short, than the end of an earlier process.
+        (directory / EXIT_FILE).unlink(missing_ok=True)
+        before = last_number(directory / EVENTS_FILE)
+        _start_supervisor(directory, module, start)
+        return before
+
+
+def last_number(log: Path) -> int:
+    """Return the number of the last event in a log, -1 if there is none."""
+    try:
+        with log.open("rb") as file:
+            return log_end(file.fileno()).number
+    except FileNotFoundError:
+        return -1
+
+
+def _refuse_second(directory: Path) -> None:
+    """Raise SystemExit while a process of another campaign runs on this host."""
+    others = [one for one in running(directory.parents[1]) if one.parent != directory.parent]
+    if others:
+        raise SystemExit(f"a campaign runs there already ({others[0]})")
+
+
+def _start_supervisor(directory: Path, module: str, start: int) -> None:
     """Fork the process that outlives this one, and return once its own child runs and is written down.
 
     A fork and no new interpreter: that would cost a Raspberry Pi a quarter of a second, and 50 hosts on one machine
@@ -124,7 +170,7 @@ def _start_supervisor(directory: Path, module: str) -> None:
     told, telling = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become_supervisor(directory, module, telling)
+        _become_supervisor(telling, lambda: _supervise(directory, module, start, telling))
     os.close(telling)
     os.waitpid(pid, 0)  # it has forked again: the supervisor is nobody's child
     with os.fdopen(told, "rb") as pipe:
@@ -133,7 +179,7 @@ def _start_supervisor(directory: Path, module: str) -> None:
         raise SystemExit(said.decode(errors="replace") or "the supervisor did not start")
 
 
-def _become_supervisor(directory: Path, module: str, telling: int) -> NoReturn:
+def _become_supervisor(telling: int, supervise: Callable[[], None]) -> NoReturn:
     """Be a daemon (daemon(7)): a session of its own, and no tie to the caller's SSH channel, locks or terminal."""
     status = 1
     try:
@@ -144,7 +190,7 @@ def _become_supervisor(directory: Path, module: str, telling: int) -> NoReturn:
                 os.dup2(null, standard)
             os.closerange(3, telling)
             os.closerange(telling + 1, _MOST_DESCRIPTORS)
-            _supervise(directory, module, telling)
+            supervise()
         status = 0
     except BaseException as error:  # noqa: BLE001 - nothing of the caller's may run in this process
         with suppress(OSError):
@@ -153,9 +199,9 @@ def _become_supervisor(directory: Path, module: str, telling: int) -> NoReturn:
         os._exit(status)
 
 
-def _supervise(directory: Path, module: str, telling: int) -> None:
+def _supervise(directory: Path, module: str, start: int, telling: int) -> None:
     """Run the module, and write down who it is and how it ended."""
-    with (directory / STDOUT_FILE).open("wb") as out, (directory / STDERR_FILE).open("wb") as err:
+    with (directory / STDOUT_FILE).open("ab") as out, (directory / STDERR_FILE).open("ab") as err:
         process = subprocess.Popen(
             [*PYTHON, "-m", module, str(directory / JOB_FILE)],
             stdin=subprocess.DEVNULL,
@@ -164,21 +210,36 @@ def _supervise(directory: Path, module: str, telling: int) -> None:
             env={**ALLOCATOR, **os.environ},
             process_group=0,
         )
-        _write(directory / PROCESS_FILE, identify(process.pid))
+        _write(directory / PROCESS_FILE, identify(process.pid, start))
         os.write(telling, STARTED)
         os.close(telling)
-        status = process.wait()
+        status = _wait(process)
     _write(directory / EXIT_FILE, Exit(status))
 
 
-def stop(directory: Path, grace_s: float = STOP_GRACE_S) -> bool:
-    """End the process group that was started here; True if there was anything to end.
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for its end, end what it left in its group, and return its status.
 
-    A start that is under way is waited for, one that has not begun finds the directory used.
+    What a killed process leaves would hold the memory that its successor needs. As long as nobody has asked for its
+    status, its pid is not given to anyone else.
+    """
+    if hasattr(os, "waitid"):  # macOS: from Python 3.13 on
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def stop(directory: Path, grace_s: float = STOP_GRACE_S) -> bool:
+    """End the process group that was started here, for good; True if there was anything to end.
+
+    A start that is under way is waited for, one that has not begun finds the directory used, or where it was stopped.
     """
     with alone(directory.parents[1]):
         who = read_identity(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # a full disk keeps nobody from ending what filled it
+            (directory / STOPPED_FILE).touch()
     if who is None or not alive(who):
         return False
     for sign, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s)):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
+STOPPED_FROM_OUTSIDE = "stopped from outside"
+"""What a process says that got a SIGTERM: `deploy.watched` starts it again, if it was not stopped on purpose."""
 VERSIONED = ("flwr", "grpcio", "protobuf", "msgspec", "numpy", "torch", "torchvision")
 
 
@@ -96,7 +98,7 @@ def _guard(work: Callable[[], None], log: EventLog) -> int:
     except FieldlabError as error:
         return _fail(log, "run", str(error))
     except (Terminated, KeyboardInterrupt):
-        return _fail(log, "run", "stopped from outside")
+        return _fail(log, "run", STOPPED_FROM_OUTSIDE)
     except OSError as error:
         traceback.print_exc()
         return _fail(log, "run", error.strerror or str(error))

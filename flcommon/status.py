@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flcommon.decoding import decoded
 from flcommon.following import lines, read_from
 from flcommon.process import EVENTS_FILE, PROCESS_FILE, alive, read_exit, read_identity
 
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
 LATEST = 5
 """Processes that are told of; a host keeps those of every campaign it ever had."""
 _TAIL_BYTES = 64 * 1024
+_LATELY_BYTES = 1 << 20
+"""How much of a log's end is searched for what went wrong."""
+_GONE = {"client-lost": "lost", "client-given-up": "given up"}
 
 
 class Status(msgspec.Struct, frozen=True):
     """One process: alive, or its exit status (None: nobody saw it end), and the last trial and round in its log.
 
-    `age_s` is how many seconds ago it started, by the host's clock.
+    `age_s` is how many seconds ago it started, by the host's clock; `start` counts the starts in its directory. By the
+    last MiB of its log: clients that are `missing` (a server's), and the last error that the app `raised` (a client's).
     """
 
     directory: str
@@ -31,6 +36,15 @@ class Status(msgspec.Struct, frozen=True):
     age_s: float
     trial: int | None = None
     round: int | None = None
+    start: int = 1
+    missing: dict[str, str] = {}
+    raised: str | None = None
+
+
+class _Word(msgspec.Struct):
+    name: str
+    client: str = ""
+    error: str | None = None
 
 
 class _Place(msgspec.Struct):
@@ -54,6 +68,7 @@ def tail(directory: Path, name: str, count: int, *, follow: bool) -> Iterator[by
 def _status(file: Path, now_s: float) -> Status:
     directory = file.parent
     who, ended, place = read_identity(directory), read_exit(directory), _last_place(directory / EVENTS_FILE)
+    missing, raised = _lately(directory / EVENTS_FILE)
     return Status(
         directory=str(directory),
         alive=who is not None and alive(who),
@@ -61,16 +76,42 @@ def _status(file: Path, now_s: float) -> Status:
         age_s=now_s - file.stat().st_mtime,
         trial=place.trial,
         round=place.round,
+        start=who.start if who is not None else 1,
+        missing=missing,
+        raised=raised,
     )
+
+
+def _lately(log: Path) -> tuple[dict[str, str], str | None]:
+    """Return which clients are lost or given up, and the last error that an app raised."""
+    decoder = msgspec.json.Decoder(_Word)
+    missing: dict[str, str] = {}
+    raised = None
+    for line in read_from(log, _start_of_end(log, _LATELY_BYTES)).splitlines():
+        if b'"name":"client-' not in line and b'"name":"app-raised"' not in line:
+            continue
+        with suppress(msgspec.MsgspecError):
+            word = decoded(decoder.decode, line)
+            if word.name in _GONE:
+                missing[word.client] = _GONE[word.name]
+            elif word.name == "app-raised":
+                raised = word.error
+            else:
+                missing.pop(word.client, None)
+    return missing, raised
+
+
+def _start_of_end(path: Path, most: int) -> int:
+    """Return where the last `most` bytes of a file begin."""
+    return max(0, path.stat().st_size - most) if path.exists() else 0
 
 
 def _last_place(log: Path) -> _Place:
     """Return the trial and round of the last event that has both."""
     decoder = msgspec.json.Decoder(_Place)
-    size = log.stat().st_size if log.exists() else 0
-    for line in reversed(read_from(log, max(0, size - _TAIL_BYTES)).splitlines()):
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            place = decoder.decode(line)
+    for line in reversed(read_from(log, _start_of_end(log, _TAIL_BYTES)).splitlines()):
+        with suppress(msgspec.MsgspecError):
+            place = decoded(decoder.decode, line)
             if place.round is not None:
                 return place
     return _Place()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flcommon import wire
 from flcommon.inbox import Heard, Inbox
-from flcommon.outbox import Outbox, Watch, Wire
+from flcommon.outbox import SOON_BYTES, Outbox, Watch, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,18 +17,17 @@ if TYPE_CHECKING:
 
     from flcommon.eventlog import Moment
 
-SOON_BYTES = 1 << 20
-"""A reply of this size is confirmed at once, so that its client need not hold it until the next instruction."""
 MOST_LOSSES = 10
 """A client that comes and goes so often without a whole frame in between is given up."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Line:
-    """One connection of a client: gRPC's stream, and what is said on it."""
+    """One connection of a client: gRPC's stream, what is said on it, and why it ends, if it ends by an error."""
 
     context: grpc.ServicerContext
     wire: Wire = field(default_factory=Wire)
+    reason: str = "its connection broke"
 
     @property
     def address(self) -> str:
@@ -64,6 +63,8 @@ class Peer:
         self.banned = False
         self.joined = False
         self.losses = 0
+        self.asked_at: Moment | None = None
+        """When it was pinged, if it has not said anything since."""
         self.prepared: int | None = None
         self.unanswered: dict[str, Parcel] = {}
         self.reading = threading.Lock()
@@ -92,6 +93,7 @@ class Peer:
         with self.reading:
             if self.line is not line:
                 return None
+            self.asked_at = None
             heard = self.inbox.take(data, at)
         if heard is not None and heard.number:
             self.losses = 0
@@ -102,7 +104,7 @@ class Peer:
     def take_line(self, line: Line) -> wire.Place:
         """Be heard by a new connection from now on; return up to where the client has been heard already."""
         with self.reading:
-            before, self.line = self.line, line
+            before, self.line, self.asked_at = self.line, line, None
             self.inbox.connect()
             if before is not None:
                 self.outbox.disconnect(before.wire)
@@ -129,6 +131,11 @@ class Peer:
             if parcel.tried:
                 parcel.watch.redelivered(0, sum(map(len, parcel.body)))
             self.outbox.post(parcel.frame, parcel.body, parcel.watch)
+
+    def ping(self, at: Moment) -> None:
+        """Ask for a sign of life, and for its clocks."""
+        self.asked_at = self.asked_at or at
+        self.outbox.mention(wire.Ping())
 
     def instruct(self, parcel: Parcel) -> None:
         """Send an instruction, and keep it until it is answered."""

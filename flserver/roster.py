@@ -214,49 +214,51 @@ class Roster:
                 self._lose(peer, reason)
             self._changed.notify_all()
 
-    def tick(self) -> None:
-        """Give up who has been lost for too long, ping who is idle; `due_s` says when to do so again."""
+    def tick(self) -> list[Line]:
+        """Give up who has been lost for too long, ping who is idle; return the connections that have gone dumb.
+
+        `due_s` says when to do so again.
+        """
         with self._changed:
             at = now()
-            for peer in self._overdue(at):
-                self._give_up(peer, f"{peer.reason}, and it did not come back within {self._rejoin_s:g} s")
-            self._ping_idle(at)
+            for peer in self._awaited:
+                if peer.lost_at and peer.lost_at.until_s(at) >= self._transport.rejoin_timeout_s:
+                    patience = f"{self._transport.rejoin_timeout_s:g} s"
+                    self._give_up(peer, f"{peer.reason}, and it did not come back within {patience}")
+            dumb = [peer.line for peer in self._peers.values() if peer.line and self._is_dumb(peer, at)]
+            if self._pinged.until_s(at) >= self._ping_every_s:
+                self._pinged = at
+                for peer in self._peers.values():
+                    if peer.idle:
+                        peer.ping(at)
+            return dumb
 
     @property
     def due_s(self) -> float:
         """Seconds until `tick` may have something to do, as things stand."""
         with self._changed:
             at = now()
-            waits = [self._rejoin_s - lost_at.until_s(at) for lost_at in self._losses]
-            if self._transport.clock_every_s:
-                waits.append(self._transport.clock_every_s - self._pinged.until_s(at))
-            return max(0.0, min(waits, default=math.inf))
-
-    def _overdue(self, at: Moment) -> list[Peer]:
-        return [
-            peer
-            for peer in self._peers.values()
-            if self._is_awaited(peer) and peer.lost_at and peer.lost_at.until_s(at) >= self._rejoin_s
-        ]
+            waits = [self._transport.rejoin_timeout_s - one.lost_at.until_s(at) for one in self._awaited if one.lost_at]
+            return max(0.0, min([*waits, self._ping_every_s - self._pinged.until_s(at)]))
 
     @property
-    def _losses(self) -> list[Moment]:
-        return [peer.lost_at for peer in self._peers.values() if peer.lost_at and self._is_awaited(peer)]
+    def _awaited(self) -> list[Peer]:
+        """Who is lost, and may be back in time."""
+        waits = self._goodbye is None
+        return [peer for peer in self._peers.values() if waits and peer.lost_at and peer.given_up is None]
 
     @property
-    def _rejoin_s(self) -> float:
-        return self._transport.rejoin_timeout_s
+    def _ping_every_s(self) -> float:
+        return min(self._transport.clock_every_s or math.inf, self._transport.keepalive_s)
 
-    def _is_awaited(self, peer: Peer) -> bool:
-        return peer.lost_at is not None and peer.given_up is None and self._goodbye is None
+    def _is_dumb(self, peer: Peer, at: Moment) -> bool:
+        """Whether an idle client has not answered for too long: a frozen process, for which its kernel still answers.
 
-    def _ping_idle(self, at: Moment) -> None:
-        every_s = self._transport.clock_every_s
-        if every_s and self._pinged.until_s(at) >= every_s:
-            self._pinged = at
-            for peer in self._peers.values():
-                if peer.idle:
-                    peer.outbox.mention(wire.Ping())
+        gRPC's own keepalive finds dead links, and takes a minute for this (grpc.http2.ping_timeout_ms). To lower that
+        would end connections on which an answer has to queue behind a long message.
+        """
+        patience_s = self._transport.keepalive_s + self._transport.keepalive_timeout_s
+        return peer.idle and peer.asked_at is not None and peer.asked_at.until_s(at) >= patience_s
 
     def wait_change(self, timeout_s: float) -> None:
         """Sleep until something changes, or the time is up."""

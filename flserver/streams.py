@@ -149,7 +149,7 @@ class Streams(grpc.GenericRpcHandler):
                 if heard is not None:
                     self.roster.take(peer, heard)
         except grpc.RpcError:
-            reason = "its connection broke"
+            reason = line.reason
         except (wire.ProtocolError, flower.MessageError) as error:
             reason, banned = f"it broke the protocol: {error}", True
         except Exception as error:  # noqa: BLE001 - a thread's error must reach the campaign, whatever it is
@@ -161,9 +161,14 @@ class Streams(grpc.GenericRpcHandler):
     def _keep(self) -> None:
         """Do what is due at some time: give up lost clients, ping idle ones, end connections without a hello."""
         while not self._closed.is_set():
-            self._guarded(self.roster.tick, "the clients' time-outs")
+            self._guarded(self._tick, "the clients' time-outs")
             # Not longer, as a change that comes in between would wake nobody.
             self.roster.wait_change(min(self._end_silent(), self.roster.due_s, _LOOK_S))
+
+    def _tick(self) -> None:
+        for line in self.roster.tick():
+            line.reason = "it does not answer"
+            line.context.cancel()
 
     def _end_silent(self) -> float:
         """End connections that are overdue with their hello; return the seconds until the next one may be."""

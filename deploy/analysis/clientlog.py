@@ -1,4 +1,8 @@
-"""What one client's log says about its training: compute time and injected delay of each instruction."""
+"""What one client's log says about its training: compute time and injected delay of each instruction.
+
+A client that is started again gets its unanswered instruction once more: what counts is how its last process did it,
+and no duration runs from one process to the next, which may have another clock.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploy.analysis.rows import ClientRound
+from flcommon.eventlog import processes
 from flcommon.events import ComputeEnded, ComputeStarted, Delayed, is_training
 
 if TYPE_CHECKING:
@@ -20,9 +25,10 @@ TrialRound = tuple[int, int]
 
 @dataclass
 class _Work:
-    """One instruction, as far as the log has told."""
+    """One instruction, as far as one process's part of the log has told."""
 
     client: str
+    process: int
     started_ns: int | None = None
     ended_ns: int | None = None
     delay: Delayed | None = None
@@ -39,10 +45,13 @@ def client_rounds(events: Iterable[tuple[Stamp, AnyEvent]]) -> dict[TrialRound, 
     An app may send a client several `train` messages a round, a secure aggregation always does: their times add up.
     """
     works: dict[tuple[int, int, str], _Work] = {}
-    for stamp, event in events:
-        if isinstance(event, ComputeStarted | ComputeEnded | Delayed) and is_training(event.kind):
-            key = (event.trial, event.round, event.message)
-            _note(works.setdefault(key, _Work(event.client)), stamp.mono_ns, event)
+    for process, told in enumerate(processes(events)):
+        for stamp, event in told:
+            if isinstance(event, ComputeStarted | ComputeEnded | Delayed) and is_training(event.kind):
+                key = (event.trial, event.round, event.message)
+                if key not in works or works[key].process != process:
+                    works[key] = _Work(event.client, process)
+                _note(works[key], stamp.mono_ns, event)
     rounds: defaultdict[TrialRound, defaultdict[str, list[_Work]]] = defaultdict(lambda: defaultdict(list))
     for (trial, number, _message), work in works.items():
         rounds[trial, number][work.client].append(work)

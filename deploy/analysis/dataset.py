@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deploy.analysis.clientlog import client_rounds
+from deploy.analysis.complaints import complaints
 from deploy.analysis.rows import Dataset, Trial
 from deploy.analysis.serverlog import TrialLog, trial_logs
 from deploy.errors import InputError
 from deploy.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest
 from flcommon.eventlog import Reading, read_log
-from flcommon.events import ClientLeft, Failed, JobAccepted, OfTrial, ReplyReceived
+from flcommon.events import JobAccepted, OfTrial
 from flcommon.job import WARMUP
 from flcommon.process import EVENTS_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from deploy.analysis.rows import ClientRound
@@ -111,9 +112,10 @@ def _versions(readings: Mapping[str, Reading]) -> Iterator[tuple[str, dict[str, 
 
 def _problems(run: Path, manifest: Manifest, readings: Mapping[str, Reading]) -> Iterator[str]:
     yield from (f"{host} took no part: {why}" for host, why in manifest.absent.items())
+    yield from (f"{client} was missing at the end: {why}" for client, why in manifest.lost.items())
     indices = {WARMUP, *(trial.index for trial in manifest.trials)}
     for host, reading in readings.items():
-        for problem in (*reading.problems, *_complaints(manifest.campaign, reading)):
+        for problem in (*reading.problems, *complaints(run, manifest.campaign, host, readings)):
             yield f"{host}: {problem}"
         unknown = {event.trial for _, event in reading.events if isinstance(event, OfTrial)} - indices
         if unknown:
@@ -124,19 +126,3 @@ def _problems(run: Path, manifest: Manifest, readings: Mapping[str, Reading]) ->
 
 def _folders(raw: Path) -> set[str]:
     return {entry.name for entry in raw.iterdir() if entry.is_dir()} if raw.is_dir() else set()
-
-
-def _complaints(campaign: str, reading: Reading) -> Iterable[str]:
-    """Return what the host itself wrote that it should not have had to write."""
-    for _, event in reading.events:
-        match event:
-            case JobAccepted() if event.campaign != campaign:
-                yield f"its log says campaign {event.campaign}, the manifest {campaign}"
-            case Failed():
-                yield f"{event.step}: {event.reason}"
-            case ClientLeft(expected=False):
-                yield f"client {event.client} left unexpectedly: {event.reason}"
-            case ReplyReceived(error=str()):
-                yield f"trial {event.trial}, round {event.round}: {event.client} replied: {event.error}"
-            case _:
-                pass

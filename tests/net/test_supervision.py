@@ -15,12 +15,11 @@ import pytest
 
 from deploy.attach import Place, attach, end
 from deploy.campaign import Request, up
-from deploy.errors import CampaignError, DeployError, HostError, LabError
+from deploy.errors import DeployError, HostError, LabError
 from deploy.inspection import lab_status
 from deploy.manifest import Manifest
 from deploy.playbook import load_playbook
-from deploy.providers.netns.lab import netns_lab, power_off, power_on
-from deploy.remote import transport
+from deploy.providers.netns.lab import netns_lab, power_off
 from deploy.remote.ssh import connect
 from deploy.takedown import take_down
 from deploy.view import Silent
@@ -260,25 +259,6 @@ def test_connections_that_break_are_made_again(two):
     assert [note.split(": ")[0] for note in view.notes if "trying again" in note] == [client.name]
     assert told(view.directory, client.name)[-1].__struct_config__.tag == "trial-ended"
     assert (view.directory / "raw" / client.name / "exit.json").read_bytes() == b'{"status":0}'
-
-
-def test_a_host_that_reboots_is_named_and_its_log_is_kept(two, monkeypatch):
-    """A power failure in a round, and the boot: the error names the host; all of its log until then is here."""
-    monkeypatch.setattr(
-        transport, "_TCP_OPTIONS", (("TCP_NODELAY", 1), ("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3))
-    )
-
-    def reboot():
-        power_off(two.inventory, "client-2")
-        power_on(two.inventory, "client-2")
-
-    view = Recorder(action=reboot)
-    with pytest.raises(CampaignError, match=r"^client-2: run: the process is gone and left no exit status"):
-        up(two.request(ENDLESS), view)
-    assert manifest(view.directory).status == "failed"
-    assert any(isinstance(event, events.ReplySent) for event in told(view.directory, "client-2"))
-    assert any(isinstance(event, events.RoundEnded) for event in told(view.directory))
-    assert set(take_down(two.inventory, connect).results.values()) == {"nothing was running"}
 
 
 def test_a_dead_host_is_left_out(two):

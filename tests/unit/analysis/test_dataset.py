@@ -13,8 +13,23 @@ from deploy.analysis.dataset import read_dataset
 from deploy.analysis.table import frame
 from deploy.errors import InputError
 from flcommon.delay import Constant, Delay
-from flcommon.eventlog import EventLog
-from flcommon.events import ComputeEnded, ComputeStarted, Delayed, Failed, Place, Stamp, TrialEnded
+from flcommon.eventlog import EventLog, Moment
+from flcommon.events import (
+    AppRaised,
+    ClientBack,
+    ClientGivenUp,
+    ClientLost,
+    ComputeEnded,
+    ComputeStarted,
+    Delayed,
+    Failed,
+    JobAccepted,
+    Place,
+    Refused,
+    ReplyReceived,
+    Stamp,
+    TrialEnded,
+)
 from flcommon.job import Stop
 
 if TYPE_CHECKING:
@@ -118,6 +133,79 @@ def test_what_hosts_complained_about_is_a_problem(tmp_path: Path, kit: ModuleTyp
     assert read_dataset(run).problems == (
         "pc-c: import: no module named torch",
         "pc-c: events of trials that the manifest does not know: [7]",
+    )
+
+
+JOB = JobAccepted(role="client", host="a", campaign="c-1", pid=7, versions={}, job=msgspec.Raw(b"{}"))
+
+
+def rewritten(run: Path, host: str, story: list[tuple[float, object]]) -> None:
+    """Replace a host's log by events at moments (seconds) of its monotonic clock."""
+    path = run / "raw" / host / "events.jsonl"
+    path.unlink()
+    log = EventLog(path)
+    for at_s, event in story:
+        log.write(event, Moment(round(at_s * 1e9), 1))
+    log.close()
+
+
+@pytest.mark.parametrize("lost_start", [False, True])
+def test_no_duration_runs_from_one_process_to_the_next(tmp_path: Path, kit: ModuleType, *, lost_start: bool) -> None:
+    """A client that was started again has another clock: what its last process did counts, if its log says so."""
+    run = kit.FakeRun(tmp_path, [kit.FakeTrial(kit.plan(0), [kit.simple_round(1.0)])]).write()
+    work = {"trial": 0, "round": 1, "message": "m0-1-pc-c", "client": "pc-c", "kind": "train"}
+    story = [
+        (500.0, JOB),
+        (501.0, ComputeStarted(**work)),
+        (502.0, ComputeEnded(**work, cpu_s=1.0)),
+        (503.0, Delayed(**work, requested_s=1.0, measured_s=1.0)),
+        (3.0, JOB),
+        (4.0, ComputeStarted(**work)),
+        (4.25, ComputeEnded(**work, cpu_s=0.25)),
+        (4.25, Delayed(**work, requested_s=1.0, measured_s=1.125)),
+    ]
+    if lost_start:
+        del story[5]
+    rewritten(run, "pc-c", story)
+    dataset = read_dataset(run)
+    (row,) = (row for row in dataset.trials[0].rounds[0].clients if row.client == "pc-c")
+    assert (row.compute_s, row.requested_s, row.measured_s) == (None if lost_start else 0.25, 1.0, 1.125)
+    assert dataset.problems == ("pc-c: its process was started again",)
+
+
+def test_what_was_lost_is_said_once_and_counted(tmp_path: Path, kit: ModuleType) -> None:
+    """Losses, refusals and errors of the app: a sentence each, however often, and where the traceback is."""
+    fake = kit.FakeRun(tmp_path, [kit.FakeTrial(kit.plan(0), [kit.simple_round(1.0)])])
+    run = fake.write()
+    manifest = msgspec.structs.replace(fake.manifest, lost={"pi4-b": "given up: not back within 120 s"})
+    (run / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    place = {"trial": 0, "kind": "train"}
+    server = EventLog(fake.log("server"))
+    for client, after_s in (("pi4-a", 2.0), ("pi4-a", 2.5), ("pi4-b", None)):
+        server.write(ClientLost(client=client, reason="silent"))
+        if after_s is not None:
+            server.write(ClientBack(client=client, peer="x", after_s=after_s, restarted=after_s > 2))
+    server.write(ClientGivenUp(client="pi4-b", reason="not back within 120 s"))
+    for count in (3, 1):
+        server.write(Refused(reason="no certificate", peer="ipv4:192.0.2.9", count=count))
+    for number in (1, 2, 3):
+        error = {"round": number, "size_bytes": 10, "error": "boom"}
+        for client in ("pc-c", "pi4-a"):
+            server.write(ReplyReceived(**place, **error, message=f"{client}-{number}", client=client))
+    server.close()
+    log = EventLog(fake.log("pc-c"))
+    for number in (1, 2, 3):
+        log.write(
+            AppRaised(**place, round=number, message=f"pc-c-{number}", client="pc-c", error="ValueError: no\nsuch")
+        )
+    log.close()
+    assert read_dataset(run).problems == (
+        "pi4-b was missing at the end: given up: not back within 120 s",
+        "server: client pi4-a was lost 2 times (silent), back 2 times, after 2.5 s at most, 1 of them in a new process",
+        "server: client pi4-b was lost (silent), given up in the end (not back within 120 s)",
+        "server: refused ipv4:192.0.2.9: no certificate (4 times)",
+        "server: trial 0, round 1: pi4-a replied: boom (the first of 3 times)",
+        f"pc-c: the app raised ValueError: no (trial 0, round 1; 3 times; traceback: {run}/raw/pc-c/stderr)",
     )
 
 

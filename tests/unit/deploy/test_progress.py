@@ -164,6 +164,44 @@ def test_a_lost_client_is_shown_where_it_stands(drawn):
     assert [line.split() for line in picture().splitlines() if "pi-a" in line] == [["pi-a", "connection", "reset"]]
 
 
+def test_losses_and_returns_are_told_and_shown(drawn, plan):
+    """Each is a note, and the state beside the client is the last one."""
+    progress, picture = drawn
+    progress.hosts(["server", "pi-a", "pi-b"])
+    progress.run(RUN, plan)
+    for client in ("pi-a", "pi-b"):
+        progress.event("server", events.ClientLost(client=client, reason="it fell silent"))
+    progress.event("server", events.ClientBack(client="pi-a", peer="x", after_s=12.34, restarted=True))
+    progress.event("server", events.ClientGivenUp(client="pi-b", reason="not back within 120 s"))
+    progress.event("server", events.Refused(reason="no certificate", peer="192.0.2.9", count=2))
+    shown = picture()
+    for told in (
+        "note: pi-a: lost: it fell silent",
+        "note: pi-a: back after 12.3 s, in a new process",
+        "note: pi-b: given up: not back within 120 s",
+        "note: server: refused 192.0.2.9: no certificate (2 times)",
+    ):
+        assert shown.count(told) == 1, told
+    states = {line.split()[0]: " ".join(line.split()[1:]) for line in shown.splitlines() if line.startswith("  pi-")}
+    assert states["pi-a"] == "back after 12.3 s, in a new process"
+    assert states["pi-b"] == "given up: not back within 120 s"
+
+
+def test_an_error_of_the_app_is_told_once_and_then_counted(drawn, plan):
+    """With when it was and where its traceback will be; another error, and another host's, are told too."""
+    progress, picture = drawn
+    progress.hosts(["server", "pi-a", "pi-b"])
+    progress.run(RUN, plan)
+    for number, (host, error) in enumerate([("pi-a", "ValueError: x\ny")] * 3 + [("pi-b", "ValueError: x\ny")], 1):
+        place = {"trial": 3, "round": number, "message": "m", "client": host, "kind": "train"}
+        progress.event(host, events.AppRaised(**place, error=error))
+    text = " ".join(picture().split())
+    told = f"the app raised ValueError: x (trial 3, round 1; traceback: {RUN}/raw/pi-a/stderr)"
+    assert text.count(f"note: pi-a: {told}") == 1
+    assert text.count("note: pi-b: the app raised") == 1
+    assert "the app raised ValueError: x (trial 3, round 3; 3 times)" in text
+
+
 @pytest.mark.parametrize("text", ["[red]x[/red]", "[/nonsense]", "[link=file:///]x", ":boom:", "a\\[b]"])
 def test_what_hosts_say_is_text_and_never_markup(drawn, piped, plan, text):
     """A reason with brackets is shown as it is, in the picture, in notes and in lines."""

@@ -73,6 +73,11 @@ def test_problems_are_printed_as_they_are(summary):
     assert "problem: pi-a: [bold]no log[/bold]" in printed(summary)
 
 
+def test_problems_come_last(summary):
+    """Nobody shall miss them: a run may be complete without one of its clients."""
+    assert printed(summary, 1.0).splitlines()[-1].startswith("problem: ")
+
+
 def test_the_report_is_named(summary):
     """The path is on one line, to be clicked or copied, whatever its length."""
     long = Path("runs") / ("x" * 150) / "index.html"

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flcommon.eventlog import EventLog, Moment, Reading, now, parse_line, read_log
-from flcommon.events import SCHEMA_VERSION, AnyEvent, Event, Failed, Listening, TrialOpened
+from flcommon.eventlog import EventLog, Moment, Reading, now, parse_line, processes, read_log
+from flcommon.events import SCHEMA_VERSION, AnyEvent, Event, Failed, JobAccepted, Listening, TrialOpened
+from flcommon.logend import log_end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,11 +199,81 @@ def test_garbage_is_one_kind_of_error(line: bytes) -> None:
         parse_line(line)
 
 
-def test_opening_a_log_again_destroys_nothing(path: Path) -> None:
-    """A log is append-only, also for a process that is started twice by mistake."""
-    write_all(path, [TrialOpened(trial=0)])
-    write_all(path, [TrialOpened(trial=1)])
-    assert trials_read(read_log(path)) == [0, 1]
+def job_of(pid: int) -> JobAccepted:
+    return JobAccepted(role="client", host="a", campaign="c", pid=pid, versions={}, job=msgspec.Raw(b"{}"))
+
+
+STORY = [job_of(1), TrialOpened(trial=0), Failed(step="run", reason='a "\\é\n'), TrialOpened(trial=1)]
+
+
+def test_a_process_that_is_started_again_goes_on(path: Path) -> None:
+    """Its events stand behind the earlier ones, and their numbers go on: no gap, and no number twice."""
+    write_all(path, STORY)
+    write_all(path, [job_of(2), TrialOpened(trial=2)])
+    reading = read_log(path)
+    assert reading.problems == []
+    assert [stamp.seq for stamp, _ in reading.events] == list(range(6))
+    first, second = processes(reading.events)
+    assert [event for _, event in first] == STORY
+    assert [event for _, event in second] == [job_of(2), TrialOpened(trial=2)]
+
+
+@given(data=st.data())
+def test_a_torn_tail_costs_its_line_alone(shared: Path, data: st.DataObject) -> None:
+    """Cut anywhere, with or without garbage behind, as after a power failure: all whole lines stay, all new ones come.
+
+    A line that lacks nothing but its end is whole. Numbers go on behind the last whole line.
+    """
+    shared.unlink(missing_ok=True)
+    write_all(shared, STORY)
+    content = shared.read_bytes()
+    cut = data.draw(st.integers(0, len(content)))
+    torn = content[:cut] + bytes(data.draw(st.integers(0, 5000)))
+    shared.write_bytes(torn)
+    whole = sum(end <= cut for end in line_ends(content)) if torn == content[:cut] else torn.count(b"\n")
+    lost = torn.split(b"\n")[-1] if whole == torn.count(b"\n") else b""
+    write_all(shared, [job_of(2), TrialOpened(trial=7)])
+    assert shared.read_bytes().startswith(torn)
+    reading = read_log(shared)
+    assert [event for _, event in reading.events] == [*STORY[:whole], job_of(2), TrialOpened(trial=7)]
+    assert [stamp.seq for stamp, _ in reading.events] == list(range(whole + 2))
+    assert reading.problems == ([f"events.jsonl:{whole + 1}: torn"] if lost else [])
+
+
+def line_ends(content: bytes) -> list[int]:
+    """Return how many bytes hold each line, without its end, and all before."""
+    return [place for place, byte in enumerate(content) if byte == ord("\n")]
+
+
+@given(tail=st.binary(max_size=300))
+def test_whatever_stands_at_the_end_a_log_goes_on(shared: Path, tail: bytes) -> None:
+    """Garbage of any kind keeps no process from starting, and hides none of its events."""
+    shared.unlink(missing_ok=True)
+    write_all(shared, STORY)
+    with shared.open("ab") as file:
+        file.write(tail)
+    write_all(shared, [job_of(2), TrialOpened(trial=7)])
+    events = [event for _, event in read_log(shared).events]
+    assert events[: len(STORY)] == STORY
+    assert events[-2:] == [job_of(2), TrialOpened(trial=7)]
+
+
+@pytest.mark.parametrize("size", [1000, 70_000, 1_500_000])
+@pytest.mark.parametrize("torn", [False, True])
+def test_the_last_number_is_found_behind_a_long_line(path: Path, size: int, *, torn: bool) -> None:
+    """The first line holds the job and may be long: as long as it takes is looked back."""
+    write_all(path, [TrialOpened(trial=0), Failed(step="run", reason="x" * size)])
+    if torn:
+        path.write_bytes(path.read_bytes()[:-4])
+    with path.open("rb") as file:
+        assert log_end(file.fileno()) == (0 if torn else 1, torn)
+
+
+def test_an_empty_log_ends_before_its_first_event(path: Path) -> None:
+    """Nothing is torn, and the first number is 0."""
+    path.touch()
+    with path.open("rb") as file:
+        assert log_end(file.fileno()) == (-1, False)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's /dev/full")  # noqa: PTH110 - evaluated at import

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -35,8 +36,10 @@ if job.get("deaf"):
 helper = subprocess.Popen(["cat", job["gate"]]) if job.get("helper") else None
 print("to stdout", flush=True)
 print("to stderr", file=sys.stderr, flush=True)
-with (here / "events.jsonl").open("w") as log:
-    log.write(json.dumps({"name": "ready", "helper": helper.pid if helper else None}) + "\\n")
+with (here / "events.jsonl").open("a+") as log:
+    log.seek(0)
+    seq = len(log.read().splitlines())
+    log.write(json.dumps({"name": "ready", "seq": seq, "helper": helper.pid if helper else None}) + "\\n")
 with open(job["gate"]) as gate:  # until the test opens the other end
     gate.read()
 sys.exit(job["status"])
@@ -254,6 +257,156 @@ def test_of_many_starts_at_once_one_succeeds(place: Path) -> None:
     (winner,) = process.running(campaigns)
     process.stop(winner)
     assert wait_ended(winner) == Exit(-signal.SIGTERM)
+
+
+# --- again ------------------------------------------------------------------------------------------------------------
+
+
+def begin_again(place: Path) -> subprocess.CompletedProcess[bytes]:
+    """Start it again as a host does, and wait until it is ready once more."""
+    argv = [sys.executable, "-P", "-c", AGAIN, str(place), MODULE]
+    return subprocess.run(argv, capture_output=True, check=False)
+
+
+AGAIN = """
+import sys
+from pathlib import Path
+from flcommon.process import again
+print(again(Path(sys.argv[1]), sys.argv[2]))
+"""
+
+
+def kill(place: Path) -> Exit:
+    os.kill(process.read_identity(place).pid, signal.SIGKILL)
+    return wait_ended(place)
+
+
+def test_a_process_that_died_is_started_again(place: Path) -> None:
+    """The same job, a new process; output and events go on behind the earlier ones, and its end is its own."""
+    start(place, job(place, 3))
+    first = process.read_identity(place)
+    assert kill(place) == Exit(-signal.SIGKILL)
+    assert begin_again(place).stdout == b"0\n"
+    second = process.read_identity(place)
+    assert (first.start, second.start) == (1, 2)
+    assert second.pid != first.pid
+    assert process.running(place.parents[1]) == [place]
+    assert process.read_exit(place) is None
+    assert json.loads(next(watch(place, ["ready"], after=0)))["seq"] == 1
+    release(place)
+    assert wait_ended(place) == Exit(3)
+    assert (place / "stdout").read_text() == "to stdout\n" * 2
+    assert (place / "stderr").read_text() == "to stderr\n" * 2
+
+
+def test_one_that_runs_is_not_started_again(place: Path) -> None:
+    """Who does not know whether the wish has arrived may ask once more, and so may another controller."""
+    start(place, job(place))
+    who = process.read_identity(place)
+    assert begin_again(place).stdout == b"None\n"
+    assert process.read_identity(place) == who
+    release(place)
+    assert wait_ended(place) == Exit(0)
+
+
+def test_of_many_that_start_it_again_at_once_one_does(place: Path) -> None:
+    """Two controllers that watch the same campaign: one process comes of it."""
+    start(place, job(place))
+    kill(place)
+    argv = [sys.executable, "-P", "-c", AGAIN, str(place), MODULE]
+    asked = [subprocess.Popen(argv, stdout=subprocess.PIPE) for _ in range(4)]
+    assert sorted(one.communicate(timeout=10)[0] for one in asked) == [b"0\n", b"None\n", b"None\n", b"None\n"]
+    assert process.read_identity(place).start == 2
+    ready(place)
+    process.stop(place)
+    wait_ended(place)
+
+
+def test_a_crash_loop_has_an_end(place: Path) -> None:
+    """The count is kept on the host, whoever asks; the last refusal is one line."""
+    start(place, job(place))
+    for _ in range(process.MOST_STARTS - 1):
+        kill(place)
+        assert begin_again(place).returncode == 0
+    kill(place)
+    refused = begin_again(place)
+    assert (refused.returncode, refused.stderr) == (1, b"it was started again 3 times already\n")
+    assert process.running(place.parents[1]) == []
+
+
+def test_what_was_stopped_is_not_started_again(place: Path) -> None:
+    """However late the wish of a controller arrives that has not heard of it."""
+    start(place, job(place))
+    process.stop(place)
+    wait_ended(place)
+    refused = begin_again(place)
+    assert (refused.returncode, refused.stderr) == (1, b"it was stopped\n")
+
+
+def test_nothing_is_started_again_where_nothing_was(place: Path) -> None:
+    """A directory without a job."""
+    assert begin_again(place).stderr == f"{place}: nothing was started there\n".encode()
+
+
+def test_nothing_is_started_again_beside_another_campaign(place: Path) -> None:
+    """Somebody has begun another one since."""
+    start(place, job(place))
+    kill(place)
+    other = place.parents[1] / "c2" / "host"
+    start(other, job(place))
+    assert begin_again(place).stderr == f"a campaign runs there already ({other})\n".encode()
+    process.stop(other)
+    wait_ended(other)
+
+
+def test_a_process_whose_end_nobody_saw_is_started_again(place: Path) -> None:
+    """A power failure in the first moments may have taken the file that says who it was; the job is enough."""
+    start(place, job(place))
+    kill(place)
+    (place / "exit.json").unlink()
+    (place / "process.json").write_bytes(b"")
+    assert begin_again(place).returncode == 0
+    assert process.read_identity(place).start == 2
+    process.stop(place)
+    wait_ended(place)
+
+
+def test_what_a_killed_process_has_started_ends_with_it(place: Path) -> None:
+    """It would hold the memory that its successor needs."""
+    helper = os.pidfd_open(start(place, job(place, helper=True))["helper"])
+    kill(place)
+    assert wait_gone(helper)
+
+
+def test_a_watcher_stays_while_another_is_started(place: Path) -> None:
+    """One that comes between the end of a process and the start of the next takes it for no end."""
+    start(place, job(place))
+    kill(place)
+    with contextlib.ExitStack() as stack, subprocess.Popen(["cat"], stdin=subprocess.PIPE) as successor:
+        with process.alone(place.parents[1]):
+            (place / "exit.json").unlink()  # as a start does first, under the lock
+            argv = [*CLI, "watch", place, "0", "ready"]
+            watcher = stack.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE))
+            assert not select.select([watcher.stdout], [], [], 1.5)[0], "it has said something"
+            (place / "process.json").write_bytes(msgspec.json.encode(process.identify(successor.pid, 2)))
+        write(place, b'{"name":"ready","seq":1}\n')
+        assert watcher.stdout.readline() == b'{"name":"ready","seq":1}\n'
+        (place / "exit.json").write_bytes(b'{"status":7}')
+        successor.communicate(timeout=10)
+        assert watcher.stdout.read() == b'{"status":7}\n'
+
+
+def test_again_from_the_command_line_watches_what_is_new(place: Path) -> None:
+    """The new process's events and its end; of one that runs, those after the number that the caller knows."""
+    start(place, job(place, 5))
+    kill(place)
+    argv = [*CLI, "again", place, MODULE, "0", "ready"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as first:
+        assert json.loads(first.stdout.readline())["seq"] == 1
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as second:
+            assert json.loads(second.stdout.readline())["seq"] == 1
+            release(place)
+            assert first.stdout.read() == second.stdout.read() == b'{"status":5}\n'
 
 
 # --- stop -------------------------------------------------------------------------------------------------------------

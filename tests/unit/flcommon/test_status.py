@@ -50,6 +50,26 @@ def test_the_latest_come_first(tmp_path, process):
     ]
 
 
+def test_what_went_wrong_lately_is_told(tmp_path, process):
+    """Clients that are lost or given up and not back, the app's last error, and how often it was started."""
+    told = (
+        ("client-lost", "a"),
+        ("client-lost", "b"),
+        ("client-given-up", "b"),
+        ("client-lost", "c"),
+        ("client-back", "a"),
+    )
+    log = b"".join(b'{"seq":0,"name":"%b","client":"%b"}\n' % (name.encode(), who.encode()) for name, who in told)
+    raised = b'{"name":"app-raised","client":"d","error":"ValueError: x"}\n{"name":"app-raised","torn\n'
+    process("c1", 20, log=log)
+    process("c2", 10, who=identify(os.getpid(), 3), log=raised + b"x" * (2 << 20))
+    process("c3", 5, log=raised)
+    third, second, first = statuses(tmp_path, NOW_S)
+    assert first.missing == {"b": "given up", "c": "lost"}
+    assert (first.start, second.start) == (1, 3)
+    assert (first.raised, second.raised, third.raised) == (None, None, "ValueError: x")
+
+
 def test_old_ones_are_left_out(tmp_path, process):
     """A host keeps the files of every campaign that it ever had."""
     made = [process(f"c{age}", age) for age in range(1, LATEST + 3)]
