@@ -154,11 +154,13 @@ class Outbox:
 
         gRPC asks for the next message when it has taken the one before.
         """
-        for entry, start in iter(wire_.queue.get, None):
+        while (next_ := wire_.queue.get()) is not None:
+            entry, start = next_
             if entry.begun and entry.watch is not None:
                 entry.watch.redelivered(start, entry.size_bytes)
             entry.begun = True
             yield from self._one(wire_, entry, start)
+            del next_, entry  # its body, which would be held here until there is something else to say
 
     def _one(self, wire_: Wire, entry: _Entry, start: int) -> Iterator[bytes]:
         first = now()

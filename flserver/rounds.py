@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flwr.app import ConfigRecord
+
 from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import PhaseEnded, RoundEnded, RoundStarted
 
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
 def round_of(message: Message) -> int | None:
     """Return the round an instruction belongs to: Flower's `server-round`, else a numeric group id, else None."""
-    for record in message.content.config_records.values():
-        number = record.get("server-round")
+    # Not `content.config_records`: it is a cycle that holds the content, arrays and all, until garbage is collected.
+    for record in message.content.values():
+        number = record.get("server-round") if isinstance(record, ConfigRecord) else None
         if isinstance(number, int):
             return number
     group = message.metadata.group_id
