@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 import grpc
 
+from flclient import credentials
 from flcommon import wire
 from flcommon.errors import FieldlabError, StepError
 from flcommon.eventlog import EventLog, Moment, now
@@ -221,7 +222,15 @@ class _Line:
 
     def __init__(self, job: ClientJob) -> None:
         self.wire = Wire()
-        self._channel = grpc.insecure_channel(job.server_address, options=channel_options(job.transport))
+        self._tls = job.tls
+        options = channel_options(job.transport)
+        if job.tls is None:
+            self._channel = grpc.insecure_channel(job.server_address, options)
+        else:
+            trusted = credentials.channel_options(job.tls)
+            self._channel = grpc.secure_channel(
+                job.server_address, credentials.channel_credentials(job.tls), (*options, *trusted)
+            )
         self._ended = threading.Event()
 
     def join(self, hello: wire.Hello, outbox: Outbox) -> Iterator[bytes]:
@@ -237,9 +246,10 @@ class _Line:
         return iter(join(said()))
 
     def why(self, error: grpc.RpcError) -> str:
-        """Return why there is no connection, or no longer one, as gRPC says it."""
-        details = getattr(error, "details", None)  # what the stream raises is a grpc.Call too, other errors are not
-        return str(details() if details else error)
+        """Return why there is no connection, or no longer one."""
+        asked = getattr(error, "details", None)  # what the stream raises is a grpc.Call too, other errors are not
+        details = str(asked() if asked else error)
+        return credentials.why_refused(details, self._tls) or details
 
     def end_within(self, seconds: float) -> None:
         """Let what has been said arrive, then end the stream."""

@@ -25,6 +25,7 @@ from flcommon.events import (
     TrialPrepared,
 )
 from flcommon.seeding import seed_everything
+from flserver.credentials import server_credentials
 from flserver.grid import GrpcGrid
 from flserver.quiet import Quiet
 from flserver.rounds import Rounds
@@ -44,7 +45,8 @@ def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
     """Run all trials of the job; `started` is the process's start on `time.monotonic`. Raises FieldlabError."""
     grid = GrpcGrid(job.campaign, job.clients, log, job.transport)
     with _closing(grid):
-        log.write(Listening(address=grid.streams.listen(job.listen)))
+        credentials = server_credentials(job.tls) if job.tls else None
+        log.write(Listening(address=grid.streams.listen(job.listen, credentials)))
         importing = time.monotonic()
         app = flower.load_app(job.app.server, ServerApp)
         flower.settle()

@@ -13,10 +13,6 @@ if TYPE_CHECKING:
 
     from flcommon.job import Tls
 
-SERVER_OPTIONS = (
-    # Who connects and says nothing holds a descriptor so long; gRPC's own patience is two minutes.
-    ("grpc.server_handshake_timeout_ms", 10_000),
-)
 _SCHEME = "fieldlab://"
 _NAMES = "x509_subject_alternative_name"
 

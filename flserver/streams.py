@@ -16,6 +16,7 @@ import grpc
 from flcommon import flower, wire
 from flcommon.eventlog import EventLog, now
 from flcommon.events import Refused as RefusedEvent
+from flserver.credentials import peer_name
 from flserver.errors import ServerError
 from flserver.peer import Line
 from flserver.roster import Receiver, Refused, Roster
@@ -48,6 +49,7 @@ def server_options(transport: Transport, streams: int) -> list[tuple[str, int]]:
         # A client may ask as often as its own keepalive says; gRPC counts that as abuse by default.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 100),
         ("grpc.http2.max_ping_strikes", 0),
+        # Who connects and says nothing holds a descriptor so long; gRPC's own patience is two minutes.
         ("grpc.server_handshake_timeout_ms", round(1000 * HELLO_TIMEOUT_S)),
     ]
 
@@ -130,9 +132,13 @@ class Streams(grpc.GenericRpcHandler):
         finally:
             with self._lock:
                 del self._pending[line.context]
-        if not isinstance(envelope.frame, wire.Hello):
+        hello = envelope.frame
+        if not isinstance(hello, wire.Hello):
             raise wire.ProtocolError("the first frame is not a hello")
-        return self.roster.admit(envelope.frame, line)
+        proved = peer_name(line.context)
+        if proved is not None and proved != hello.client:
+            raise Refused(f"it says it is {hello.client}, and its certificate is that of {proved or 'no client'}")
+        return self.roster.admit(hello, line)
 
     def _read(self, peer: Peer, line: Line, frames: Iterator[bytes]) -> None:
         """Take a client's frames until its connection ends, however it ends."""

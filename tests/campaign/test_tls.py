@@ -8,12 +8,9 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
-
 from flcommon import events
 
 PLAIN = "playbook: plain\napp: flclient.apps.payload\nrounds: 1\ntransport: {tls: off}\n"
-NOT_YET = pytest.mark.xfail(strict=True, reason="flserver.streams does not take a job's TLS yet (issue 4)")
 
 
 def host_keys(pid_of) -> dict[str, Path]:
@@ -60,7 +57,6 @@ def test_a_campaign_without_tls_says_so(bench, recorder):
     assert [note for note in view.notes if "transport.tls is off" in note] == view.notes
 
 
-@NOT_YET
 def test_a_peer_without_a_certificate_is_an_event(bench, recorder):
     """It gets nothing, the campaign goes on, and the server's log says what it was."""
 

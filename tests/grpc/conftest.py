@@ -11,14 +11,19 @@ with warnings.catch_warnings():
     importlib.import_module("flwr.app")
 
 import itertools
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import grpc
+import msgspec
 import psutil
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
@@ -26,11 +31,12 @@ from flwr.clientapp import ClientApp
 
 from flclient.connection import channel_options
 from flclient.session import take_part
-from flcommon import flower, wire
-from flcommon.eventlog import EventLog, Reading, now, read_log
+from flcommon import flower, process, wire
+from flcommon.eventlog import EventLog, Reading, now, parse_line, read_log
 from flcommon.events import Event
+from flcommon.following import watch
 from flcommon.inbox import Heard, Inbox
-from flcommon.job import AppRef, ClientJob, ClientTrial, Transport
+from flcommon.job import AppRef, ClientJob, ClientTrial, Job, Transport
 from flserver.grid import GrpcGrid
 from flserver.rounds import Rounds
 
@@ -196,6 +202,83 @@ class Lab:
         return [event for _, event in self.reading.events if isinstance(event, kind)]
 
 
+@dataclass
+class Story:
+    """What is left of a campaign: exit statuses and logs, by host."""
+
+    statuses: dict[str, int]
+    readings: dict[str, Reading]
+
+    def events(self, host: str, *kinds: type[Event]) -> list[Event]:
+        return [event for _, event in self.readings[host].events if isinstance(event, kinds or Event)]
+
+    def stamped(self, host: str, kind: type[Event]) -> list[tuple[float, Event]]:
+        """Return the events of a kind with their moments, in seconds of the monotonic clock."""
+        return [(stamp.mono_ns / 1e9, event) for stamp, event in self.readings[host].events if isinstance(event, kind)]
+
+
+class Campaign:
+    """The processes of a campaign, each in a directory of its own. `inside` is what comes before each command."""
+
+    def __init__(self, place: Path, stack: ExitStack) -> None:
+        self._place, self._stack = place, stack
+        self.processes: dict[str, subprocess.Popen] = {}
+
+    def start(self, module: str, job: Job, inside: Sequence[str] = (), **environment: str) -> subprocess.Popen:
+        """Start a host's process, for the first time or again."""
+        directory = self._place / job.host
+        directory.mkdir(exist_ok=True)
+        (directory / "job.json").write_bytes(msgspec.json.encode(job))
+        output = self._stack.enter_context((directory / "output").open("ab"))
+        argv = [*inside, sys.executable, "-P", "-m", module, directory / "job.json"]
+        env = os.environ | environment
+        child = subprocess.Popen(argv, cwd=directory, stdout=output, stderr=subprocess.STDOUT, env=env)
+        self._stack.enter_context(child)
+        self._stack.callback(child.kill)
+        self.processes[job.host] = child
+        (directory / "process.json").write_bytes(msgspec.json.encode(process.identify(child.pid)))
+        return child
+
+    def wait_for(self, host: str, kind: type[Event], wanted: Callable[[Any], bool] = lambda _event: True) -> Event:
+        """Return the first event of a kind that is wanted in a host's log, as soon as it is there."""
+        for line in watch(self._place / host, [kind.__struct_config__.tag]):
+            if b'"name"' in line and wanted(event := parse_line(line)[1]):  # the last line is how the process ended
+                return event
+        raise AssertionError(f"{host} has ended without {kind.__name__}: {self.output(host)}")
+
+    def output(self, host: str) -> str:
+        return (self._place / host / "output").read_text(errors="replace")
+
+    def events(self, host: str, kind: type[Event]) -> list[Event]:
+        """Return what there is so far."""
+        return [event for _, event in read_log(self._place / host / "events.jsonl").events if isinstance(event, kind)]
+
+    def story(self, seconds: float = 30.0) -> Story:
+        """Wait for the end of all processes."""
+        return Story(
+            {host: child.wait(seconds) for host, child in self.processes.items()},
+            {host: read_log(self._place / host / "events.jsonl") for host in self.processes},
+        )
+
+
+@pytest.fixture(scope="session")
+def make_campaign() -> Callable[[Path], AbstractContextManager[Campaign]]:
+    """Return a function that gives a campaign of processes below a directory, for the length of a with-block."""
+
+    @contextmanager
+    def make(place: Path) -> Iterator[Campaign]:
+        with ExitStack() as stack:
+            yield Campaign(place, stack)
+
+    return make
+
+
+@pytest.fixture
+def campaign(tmp_path: Path, make_campaign: Callable) -> Iterator[Campaign]:
+    with make_campaign(tmp_path) as campaign:
+        yield campaign
+
+
 @pytest.fixture(autouse=True)
 def _nothing_stays() -> Iterator[None]:
     """No thread and no process is left when a test is over."""
@@ -206,8 +289,8 @@ def _nothing_stays() -> Iterator[None]:
         thread.join(5)
         assert not thread.is_alive(), f"{thread} was left behind"
     left = set(psutil.Process().children(recursive=True)) - children
-    for process in left:
-        process.kill()
+    for child in left:
+        child.kill()
     assert not left, f"{left} were left behind"
 
 

@@ -26,8 +26,9 @@ from flclient.credentials import channel_credentials, channel_options, why_refus
 from flcommon.credentials import certificate_request
 from flcommon.errors import StepError
 from flcommon.eventlog import read_log
-from flcommon.job import Tls
-from flserver.credentials import SERVER_OPTIONS, peer_name, server_credentials
+from flcommon.job import Tls, Transport
+from flserver.credentials import peer_name, server_credentials
+from flserver.streams import server_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 LONG_S = 20.0
 PATIENCE = "grpc.server_handshake_timeout_ms"
 ADDRESS = "127.0.0.1:0"
+SERVER_OPTIONS = tuple(server_options(Transport(), 64))
 
 
 @dataclass
@@ -330,10 +332,12 @@ with refusals(EventLog(place / "events.jsonl")):
     from concurrent.futures import ThreadPoolExecutor
     import grpc, msgspec
     from flcommon.job import Tls
-    from flserver.credentials import SERVER_OPTIONS, server_credentials
+    from flcommon.job import Transport
+    from flserver.credentials import server_credentials
+    from flserver.streams import server_options
 
     tls = msgspec.json.decode((place / "tls.json").read_bytes(), type=Tls)
-    server = grpc.server(ThreadPoolExecutor(2), options=SERVER_OPTIONS)
+    server = grpc.server(ThreadPoolExecutor(2), options=server_options(Transport(), 64))
     port = server.add_secure_port("127.0.0.1:0", server_credentials(tls))
     server.start()
     print(port, flush=True)

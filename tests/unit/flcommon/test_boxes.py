@@ -1,4 +1,4 @@
-"""Outbox and inbox: over any number of connections that break anywhere, every frame arrives once, whole and in order."""
+"""Outbox and inbox: over connections that break anywhere, every frame arrives once, whole and in order."""
 
 from __future__ import annotations
 
