@@ -1,14 +1,19 @@
-"""What our engine costs, beside Flower's own `start_server`: one round of sending bytes to all clients and back.
+"""What our engine costs, beside Flower's own: one round of sending bytes to all clients and back.
 
-    python bench/engine.py [--clients 3] [--bytes 248024] [--rounds 200] [--repeats 3] [--app cifar10] [--also CHECKOUT]
+    python bench/engine.py [--quick] [--clients 3 30] [--mb 0.248 4 100] [--turns 3] [--plain] [--also CHECKOUT]
+    python bench/engine.py --superlink    also Flower's SuperLink and SuperNodes, which poll: 3 clients, 248 kB
+    python bench/engine.py --many         200 clients of ours, 20 rounds
+    python bench/engine.py --events       our timing log on against off
+    python bench/engine.py --large        one client, one array of 300 MB and of 2.2 GB: speed and memory
+    python bench/engine.py --boundary [cifar10]    from the end of one trial to the first instruction of the next
 
-The engines take turns (A B C A B C …), so that a slow minute of the machine hits all of them; a ratio is the median of
-the ratios within one turn, with its extremes. Real processes, loopback gRPC; the first rounds of each process are left
-out. Our round lasts until the next one starts, that of `start_server` from `configure_fit` to the end of
-`aggregate_fit`: the difference is against us.
+Each takes `--markdown FILE`. The engines take turns (A B C A B C …), so that a slow minute of the machine hits all of
+them; a ratio is the median of the ratios within one turn, with its extremes. Real processes, loopback gRPC; the first
+rounds of each process are left out. Our round lasts until the next one starts, that of `start_server` from
+`configure_fit` to the end of `aggregate_fit`: the difference is against us. CPU is that of server and clients together.
 
-Also the trial boundary: from the end of one trial to the first instruction of the next, for the payload app, and with
-`--app cifar10` for the PyTorch app. `--also` measures the engine of a second checkout in the same turns.
+The yardstick is `start_server` as it comes, with clients that return the bytes unread, as ours do. A `NumPyClient`,
+which is what users of it write, converts them each way. glibc's allocator is told what ours is told in one variant.
 """
 
 from __future__ import annotations
@@ -17,60 +22,85 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import statistics
 import sys
-import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import engine_modes
 import ours
 import start_server
-from processes import REPOSITORY, Fleet, exit_status
-from rich.console import Console
-from rich.table import Table
+from engine_figures import HEADER, Turns, bars, cell_rows, markdown
+from outcome import Outcome, Work
+from processes import exit_status
 
 from flcommon.process import ALLOCATOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from flcommon.job import ConfigValue
-
-YARDSTICK = "start_server, NumPyClient"
-BOUNDARY_TRIALS = 10
-BOUNDARY_ROUNDS = 2
-CIFAR10: dict[str, ConfigValue] = {"data.set": "digits", "data.partition": "full", "subset": 64, "threads": 1}
-
-console = Console(width=None if Console().is_terminal else 120, highlight=False)
+YARDSTICK = "start_server"
+VARIANTS: dict[str, tuple[str, Mapping[str, str] | None]] = {
+    "start_server, NumPyClient": ("numpy", None),
+    "start_server, our allocator": ("unread", ALLOCATOR),
+}
+CLIENTS, MEGABYTES = (3, 30), (0.248024, 4.0, 100.0)
+"""0.248 MB is the CNN of `flclient.apps.cifar10`."""
+TURNS = 3
+_VOLUME_MB, _MOST_ROUNDS, _MOST_WARMUP = 900, 200, 20
+_HEAVY_MB, _LIGHT_MB = 1000, 15
+"""So many MB a round, all clients together: above the first left out by --quick, above the second no variants."""
+_FEW = 10
+"""Starting more clients than this takes longer than what is measured: one turn less."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """How much of it: `rounds` of `size_bytes` to each client and back, in each of `repeats` turns."""
+class Cell:
+    """One group of rows of the table."""
 
     clients: int
-    size_bytes: int
-    rounds: int
-    repeats: int
+    megabytes: float
 
+    @property
+    def volume_mb(self) -> float:
+        """What goes to all clients in one round."""
+        return self.clients * self.megabytes
 
-Turns = list[list[float]]
-"""Round times in seconds, one list for each turn."""
+    @property
+    def work(self) -> Work:
+        """As many rounds as take a few seconds."""
+        rounds = min(_MOST_ROUNDS, max(2, int(_VOLUME_MB / self.volume_mb)))
+        return Work(self.clients, round(self.megabytes * 1e6), rounds, max(1, min(_MOST_WARMUP, rounds // 4)))
+
+    @property
+    def heavy(self) -> bool:
+        """Whether a single run takes minutes."""
+        return self.volume_mb > _HEAVY_MB
 
 
 def main() -> int:
     """Measure and print; return the exit status."""
     asked = _arguments().parse_args()
-    work = Work(asked.clients, asked.bytes, asked.rounds, asked.repeats)
-    console.print(machine())
-    with console.status("measuring"):
-        turns = measure(engines(work, asked.also), work.repeats)
-        boundaries = measure_boundaries(work, asked.app)
-    console.print(rounds_table(work, turns))
-    console.print(boundary_table(work, boundaries))
+    print(f"{machine()}\n", flush=True)
+    text = [machine() + "\n"]
+    for part in _mode(asked)():
+        print(part, flush=True)
+        text.append(part)
+    if asked.markdown:
+        asked.markdown.write_text("\n".join(text))
     return 0
+
+
+def _mode(asked: argparse.Namespace) -> Callable[[], Sequence[str]]:
+    modes = {
+        asked.superlink: partial(engine_modes.superlink, asked.rounds or 12),
+        asked.many: partial(engine_modes.many, asked.rounds or 20),
+        asked.events: partial(engine_modes.events, asked.turns or 10),
+        asked.large: partial(engine_modes.large, asked.mb or (300.0, 2200.0), tls=asked.tls),
+        asked.boundary: partial(engine_modes.boundaries, asked.boundary),
+    }
+    return modes.get(True) or (modes[asked.boundary] if asked.boundary else partial(table, asked))
 
 
 def machine() -> str:
@@ -80,86 +110,48 @@ def machine() -> str:
     return f"{_cpu()} · {os.cpu_count()} cores, load {load:.1f} · Python {platform.python_version()} · {versions}"
 
 
-def engines(work: Work, also: Path | None) -> dict[str, Callable[[], list[float]]]:
-    """Return what takes turns: a name, and a function that runs once and returns its round times."""
-    found: dict[str, Callable[[], list[float]]] = {
-        "ours": partial(run_ours, work, REPOSITORY),
-        YARDSTICK: partial(run_start_server, work, "numpy"),
-        "start_server, bytes unread": partial(run_start_server, work, "unread"),
-        "start_server, unread, our allocator": partial(run_start_server, work, "unread", ALLOCATOR),
+def table(asked: argparse.Namespace) -> list[str]:
+    """Return the table of all cells, and which bars are met."""
+    found: dict[Cell, dict[str, Turns]] = {}
+    cells = [Cell(clients, mb) for clients in asked.clients or CLIENTS for mb in asked.mb or MEGABYTES]
+    for cell in cells:
+        if asked.quick and cell.heavy:
+            continue
+        turns = 1 if asked.quick else asked.turns or TURNS - (cell.clients > _FEW)
+        print(f"  {cell.clients} clients, {cell.megabytes:g} MB …", file=sys.stderr, flush=True)
+        runs = engines(cell, asked.also, tls=not asked.plain)
+        if cell.volume_mb <= _LIGHT_MB and not asked.quick:
+            runs |= {name: partial(start_server.run, cell.work, *how) for name, how in VARIANTS.items()}
+        found[cell] = measure(runs, turns)
+    rows = [HEADER, *(row for cell, turns in found.items() for row in cell_rows(cell.work, turns, YARDSTICK))]
+    wanted = [(f"{cell.clients} clients, {cell.megabytes:.3g} MB", cell.megabytes, found[cell]) for cell in found]
+    return [markdown(rows), bars(wanted, YARDSTICK)]
+
+
+def engines(cell: Cell, also: Path | None, *, tls: bool) -> dict[str, Callable[[], Outcome]]:
+    """Return what takes turns: a name, and a function that runs once."""
+    work = cell.work
+    found: dict[str, Callable[[], Outcome]] = {
+        "ours": partial(_ours, work, ours.PLAIN),
+        **({"ours, TLS": partial(_ours, work, ours.WITH_TLS)} if tls else {}),
+        YARDSTICK: partial(start_server.run, work, "unread"),
     }
     if also is not None:
-        found[f"ours, {also}"] = partial(run_ours, work, also.resolve())
+        found[f"ours, {also.name}"] = partial(_ours, work, ours.Engine(also.resolve()))
     return found
 
 
-def run_ours(work: Work, code: Path) -> list[float]:
-    """Run our engine once."""
-    return ours.round_times_s(ours.run(ours.payload(work.clients, work.size_bytes, work.rounds), code))
+def _ours(work: Work, engine: ours.Engine) -> Outcome:
+    return ours.run(ours.payload(work), engine).outcome
 
 
-def run_start_server(work: Work, kind: str, allocator: Mapping[str, str] | None = None) -> list[float]:
-    """Run Flower's once."""
-    rounds = ours.WARMUP_ROUNDS + work.rounds
-    with tempfile.TemporaryDirectory(prefix="bench-") as place, Fleet(allocator=allocator) as fleet:
-        times = start_server.run(fleet, Path(place), (work.clients, work.size_bytes, rounds), kind)
-    return times[ours.WARMUP_ROUNDS :]
-
-
-def measure(runs: Mapping[str, Callable[[], list[float]]], repeats: int) -> dict[str, Turns]:
+def measure(runs: Mapping[str, Callable[[], Outcome]], turns: int) -> dict[str, Turns]:
     """Let the engines take turns."""
-    turns: dict[str, Turns] = {name: [] for name in runs}
-    for _ in range(repeats):
+    found: dict[str, Turns] = {name: [] for name in runs}
+    for _ in range(turns):
         for name, once in runs.items():
-            turns[name].append(once())
-    return turns
-
-
-def measure_boundaries(work: Work, app: str) -> dict[str, list[float]]:
-    """Return the seconds between trials of the payload app, and of the PyTorch app if it is asked for."""
-    experiments = {"payload": ours.payload(work.clients, work.size_bytes, BOUNDARY_ROUNDS, BOUNDARY_TRIALS)}
-    if app == "cifar10":
-        experiments[app] = ours.Experiment(
-            work.clients, BOUNDARY_ROUNDS, BOUNDARY_TRIALS, BOUNDARY_ROUNDS, "flclient.apps.cifar10", CIFAR10
-        )
-    return {name: ours.boundaries_s(ours.run(experiment)) for name, experiment in experiments.items()}
-
-
-def rounds_table(work: Work, turns: Mapping[str, Turns]) -> Table:
-    """Show the round times, and their ratios to the yardstick's."""
-    columns = ["engine", "clients", "bytes", "rounds", "median ms", "p95 ms", "min ms", "ratio to start_server"]
-    table = table_of("One round", columns)
-    for name, mine in turns.items():
-        pooled = sorted(one * 1e3 for turn in mine for one in turn)
-        times = [statistics.median(pooled), pooled[int(0.95 * (len(pooled) - 1))], pooled[0]]
-        counts = [str(work.clients), f"{work.size_bytes:,}", f"{work.repeats} x {work.rounds}"]
-        table.add_row(name, *counts, *(f"{one:.2f}" for one in times), ratio(mine, turns[YARDSTICK]))
-    return table
-
-
-def ratio(mine: Turns, yardstick: Turns) -> str:
-    """Return the median of the ratios within one turn, with the extremes."""
-    ratios = sorted(
-        statistics.median(one) / statistics.median(other) for one, other in zip(mine, yardstick, strict=True)
-    )
-    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-
-
-def boundary_table(work: Work, boundaries: Mapping[str, Sequence[float]]) -> Table:
-    """Show the times between trials."""
-    table = table_of("Trial boundary of our engine", ["app", "clients", "boundaries", "median ms", "max ms"])
-    for app, found in boundaries.items():
-        times = [statistics.median(found) * 1e3, max(found) * 1e3]
-        table.add_row(app, str(work.clients), str(len(found)), *(f"{one:.1f}" for one in times))
-    return table
-
-
-def table_of(title: str, columns: Sequence[str]) -> Table:
-    """Return an empty table; all columns but the first hold numbers."""
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
-    return table
+            found[name].append(once())
+    return found
 
 
 def _cpu() -> str:
@@ -172,12 +164,25 @@ def _cpu() -> str:
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--clients", type=int, default=3)
-    parser.add_argument("--bytes", type=int, default=248_024, help="payload to each client and back")
-    parser.add_argument("--rounds", type=int, default=200, help="rounds of each engine in each turn")
-    parser.add_argument("--repeats", type=int, default=3, help="turns")
-    parser.add_argument("--app", choices=("payload", "cifar10"), default="payload", help="app of the trial boundary")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--superlink", action="store_true", help="also Flower's SuperLink engine")
+    mode.add_argument("--many", action="store_true", help="200 clients of ours")
+    mode.add_argument("--events", action="store_true", help="the timing log on against off")
+    mode.add_argument("--large", action="store_true", help="one client and large arrays: speed and memory")
+    mode.add_argument("--boundary", nargs="?", const="payload", choices=("payload", "cifar10"), help="between trials")
+    parser.add_argument(
+        "--quick", action="store_true", help="one turn, without what takes minutes and without variants"
+    )
+    parser.add_argument("--clients", type=int, nargs="+", help="of the table")
+    parser.add_argument("--mb", type=float, nargs="+", help="payload to each client and back, of the table or --large")
+    parser.add_argument(
+        "--turns", type=int, help=f"how often each engine runs ({TURNS}); of --events, pairs of trials (10)"
+    )
+    parser.add_argument("--rounds", type=int, help="of --superlink, --many")
+    parser.add_argument("--plain", action="store_true", help="the table without TLS")
+    parser.add_argument("--tls", action="store_true", help="--large with TLS")
     parser.add_argument("--also", type=Path, metavar="CHECKOUT", help="a second checkout whose engine is measured")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")
     return parser
 
 

@@ -1,140 +1,44 @@
 """Flower's own gRPC engine, `flwr.server.start_server`, on the same work: the yardstick of the engine benchmark.
 
-It is deprecated since Flower 1.13 and the fastest transport that Flower has had. The server sends a float32 array to
-all clients, checks that the bytes come back, and aggregates nothing, as the payload app does. A client either is a
-`NumPyClient`, which is what users write and costs a conversion each way, or a bare `Client` that returns the bytes
-unread, as the payload app's client does. Flower's logging is off.
-
-The file is also the program that the processes run:
-
-    start_server.py server ADDRESS BYTES ROUNDS CLIENTS RESULT
-    start_server.py client ADDRESS numpy|unread
+It is deprecated since Flower 1.13 and the fastest transport that Flower has had.
 """
 
 from __future__ import annotations
 
-import logging
 import socket
-import sys
-import time
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-import numpy as np
-from flwr.client import Client, NumPyClient, start_client
-from flwr.common import Code, FitIns, FitRes, Status, ndarrays_to_parameters
-from flwr.server import ServerConfig, start_server
-from flwr.server.strategy import FedAvg
+from outcome import timed
+from processes import Fleet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
-    from flwr.common import NDArrays, Parameters, Scalar
-    from flwr.server.client_manager import ClientManager
-    from flwr.server.client_proxy import ClientProxy
-    from processes import Fleet
+    from outcome import Outcome, Work
 
+PROGRAM = str(Path(__file__).with_name("start_server_app.py"))
 LISTENING = "listening"
+"""What the program says once clients can connect."""
 
 
-class OtherBytes(Exception):
-    """A client sent back other bytes than it got, or failed."""
+def run(work: Work, kind: str, environment: Mapping[str, str] | None = None) -> Outcome:
+    """Run once, with clients of this kind; raises BenchmarkFailed."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as place, Fleet(environment=environment) as fleet:
+        home = Path(place)
+        address, result = f"127.0.0.1:{free_port()}", home / "rounds.json"
+        sizes = [str(one) for one in (work.size_bytes, work.warmup + work.rounds, work.clients)]
+        fleet.start(home / "server", [PROGRAM, "server", address, *sizes, str(result)])
+        fleet.await_true(lambda: LISTENING in (home / "server" / "stdout").read_text(), "listening server")
+        for number in range(work.clients):
+            fleet.start(home / f"client-{number}", [PROGRAM, "client", address, kind])
+        fleet.wait()
+        return timed(work, result, fleet.usage)
 
 
-class Timed(FedAvg):
-    """FedAvg without the averaging; `round_s` holds the seconds from configure_fit to aggregate_fit's end."""
-
-    def __init__(self, parameters: Parameters, clients: int) -> None:
-        super().__init__(
-            fraction_evaluate=0.0, min_fit_clients=clients, min_available_clients=clients, initial_parameters=parameters
-        )
-        self.round_s: list[float] = []
-        self._sent = parameters
-        self._clients = clients
-        self._started = 0.0
-
-    def initialize_parameters(self, client_manager: ClientManager) -> Parameters | None:
-        """Say that clients can connect: Flower calls this once its gRPC server runs."""
-        print(LISTENING, flush=True)
-        return super().initialize_parameters(client_manager)
-
-    def configure_fit(
-        self, server_round: int, parameters: Parameters, client_manager: ClientManager
-    ) -> list[tuple[ClientProxy, FitIns]]:
-        """Start the clock."""
-        self._started = time.perf_counter()
-        return super().configure_fit(server_round, parameters, client_manager)
-
-    def aggregate_fit(
-        self,
-        server_round: int,  # noqa: ARG002 - Flower's signature
-        results: list[tuple[ClientProxy, FitRes]],
-        failures: list[tuple[ClientProxy, FitRes] | BaseException],
-    ) -> tuple[Parameters | None, dict[str, Scalar]]:
-        """Check the bytes, keep the first client's parameters, and stop the clock."""
-        returned = [result.parameters.tensors for _, result in results]
-        if failures or returned != [self._sent.tensors] * self._clients:
-            raise OtherBytes(f"{len(failures)} failures")
-        self.round_s.append(time.perf_counter() - self._started)
-        return results[0][1].parameters, {}
-
-
-class NumPyEcho(NumPyClient):
-    """Returns the arrays it got."""
-
-    def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:  # noqa: ARG002 - Flower's signature
-        """Return the arrays, and one example to Flower's count."""
-        return parameters, 1, {}
-
-
-class UnreadEcho(Client):
-    """Returns the bytes it got."""
-
-    def fit(self, ins: FitIns) -> FitRes:
-        """Return the bytes, and one example to Flower's count."""
-        return FitRes(Status(Code.OK, ""), ins.parameters, 1, {})
-
-
-def run(fleet: Fleet, home: Path, work: tuple[int, int, int], kind: str) -> list[float]:
-    """Run (clients, bytes, rounds) and return the seconds of every round; raises BenchmarkFailed."""
-    clients, size_bytes, rounds = work
-    address, result = f"127.0.0.1:{_free_port()}", home / "rounds.json"
-    server = [__file__, "server", address, str(size_bytes), str(rounds), str(clients), str(result)]
-    fleet.start(home / "server", server)
-    fleet.await_true(lambda: LISTENING in (home / "server" / "stdout").read_text(), "listening server")
-    for number in range(clients):
-        fleet.start(home / f"client-{number}", [__file__, "client", address, kind])
-    fleet.wait()
-    return msgspec.json.decode(result.read_bytes(), type=list[float])
-
-
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that is free now: `start_server` does not tell which one it took for port 0."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
-
-
-def _server(address: str, size_bytes: str, rounds: str, clients: str, result: str) -> None:
-    array = np.random.default_rng(1).random(int(size_bytes) // 4, dtype=np.float32)
-    strategy = Timed(ndarrays_to_parameters([array]), int(clients))
-    start_server(server_address=address, config=ServerConfig(num_rounds=int(rounds)), strategy=strategy)
-    Path(result).write_bytes(msgspec.json.encode(strategy.round_s))
-
-
-def _client(address: str, kind: str) -> None:
-    echo = NumPyEcho().to_client() if kind == "numpy" else UnreadEcho()
-    start_client(server_address=address, client=echo)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Be the server or a client."""
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    role, *rest = arguments
-    roles: dict[str, Any] = {"server": _server, "client": _client}
-    roles[role](*rest)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -21,7 +21,7 @@ from flcommon.errors import FieldlabError, StepError
 from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import ConnectionBack, ConnectionLost
 from flcommon.inbox import Heard, Inbox
-from flcommon.outbox import SOON_BYTES, Outbox, Watch, Wire
+from flcommon.outbox import Outbox, Watch, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -206,7 +206,7 @@ class Connection:
             case wire.Confirm():
                 return False
         self._frames.put(heard)
-        if heard.size_bytes >= SOON_BYTES:
+        if heard.size_bytes >= wire.LONG_BYTES:
             self._outbox.mention(wire.Confirm())
         if not isinstance(heard.frame, wire.Goodbye):
             return False

@@ -43,6 +43,7 @@ def run_client(job: ClientJob, log: EventLog, started: float) -> None:
     """
     importing = time.monotonic()
     app = flower.load_app(job.app.client, ClientApp, job.app.directory)
+    flower.settle()
     loaded = time.monotonic()
     log.write(Ready(after_s=loaded - started, app_import_s=loaded - importing))
     take_part(job, app, log)
@@ -82,6 +83,9 @@ class Session:
                     self._open(index)
                 case wire.Instruction() as instruction:
                     self._instruct(instruction, heard)
+                    size_bytes = heard.size_bytes
+                    del heard  # with its arrays, before the next message arrives
+                    flower.let_go(size_bytes)
                 case wire.CloseTrial(index, ok):
                     self._close(index, ok=ok)
                 case wire.Goodbye(error):

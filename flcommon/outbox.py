@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-SOON_BYTES = 1 << 18
-"""What is so long is confirmed at once, with a frame of its own: then it need not be kept, and is known to be there."""
-
-
 @dataclass(frozen=True)
 class Offered:
     """How a frame went into gRPC: when its first byte was offered, when gRPC had taken the last, and bytes in all."""
@@ -97,7 +93,7 @@ class Outbox:
     def idle(self) -> bool:
         """Whether nothing that takes long is on its way: neither into gRPC, nor from there to the other side."""
         with self._lock:
-            return self._waiting == 0 and sum(entry.size_bytes for entry in self._kept) < SOON_BYTES
+            return self._waiting == 0 and sum(entry.size_bytes for entry in self._kept) < wire.LONG_BYTES
 
     def connect(self, wire_: Wire, heard: wire.Place) -> None:
         """Go on by a new connection, for which `messages` runs or will run, where the other side has stopped hearing.
@@ -159,11 +155,13 @@ class Outbox:
 
         gRPC asks for the next message when it has taken the one before.
         """
-        for entry, start in iter(wire_.queue.get, None):
+        while (next_ := wire_.queue.get()) is not None:
+            entry, start = next_
             if entry.begun and entry.watch is not None:
                 entry.watch.redelivered(start, entry.size_bytes)
             entry.begun = True
             yield from self._one(wire_, entry, start)
+            del next_, entry  # its body, which would be held here until there is something else to say
 
     def _one(self, wire_: Wire, entry: _Entry, start: int) -> Iterator[bytes]:
         first = now()

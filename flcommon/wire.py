@@ -30,6 +30,8 @@ PIECE_BYTES = 1 << 20
 """A body is cut into gRPC messages of about this size: gRPC copies each, and holds each whole at either end."""
 MAX_PIECE_BYTES = 4 * PIECE_BYTES
 """No gRPC message on the stream is longer."""
+LONG_BYTES = 1 << 16
+"""A frame with such a body is long: more than a moment passes between its first byte and its last on a slow link."""
 MAX_BODY_BYTES = 1 << 35
 """32 GiB: what is longer is no model but a mistake."""
 GRPC_PREFIX_BYTES = 5
@@ -200,10 +202,14 @@ def unpack(decoder: msgspec.msgpack.Decoder[Envelope[F]], data: bytes) -> tuple[
 def messages(header: bytes, body: Sequence[bytes], start: int = 0) -> Iterator[bytes]:
     """Cut a frame into gRPC messages: small segments are joined, large ones sliced, and those between sent as they are.
 
-    A segment that is not cut is not copied either.
+    A segment that is not cut is not copied either. The header of a long frame goes first, by itself: the other side
+    knows at once what is coming, and when it was sent.
     """
     batch: list[bytes | memoryview] = [header]
     held = len(header)
+    if sum(map(len, body)) - start >= LONG_BYTES:
+        yield header
+        batch, held = [], 0
     for segment in _from(body, start):
         if held + len(segment) <= PIECE_BYTES:
             batch.append(segment)

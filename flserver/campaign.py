@@ -49,6 +49,7 @@ def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
         log.write(Listening(address=grid.streams.listen(job.listen, credentials)))
         importing = time.monotonic()
         app = flower.load_app(job.app.server, ServerApp, job.app.directory)
+        flower.settle()
         loaded = time.monotonic()
         log.write(Ready(after_s=loaded - started, app_import_s=loaded - importing))
         grid.roster.wait_joined(job.join_timeout_s)

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flwr.app import DEFAULT_TTL, Message, RecordDict
+from flwr.app import DEFAULT_TTL, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from flcommon import flower, wire
@@ -91,6 +91,7 @@ class GrpcGrid(Grid):
         self._rounds: Rounds | None = None
         self._run = flower.empty_run(0)
         self._idle_since: float | None = None
+        self._arrived_bytes = 0
 
     def begin(self, trial: int, rounds: Rounds) -> None:
         """Work for this trial from now on: what an earlier one left unanswered is forgotten."""
@@ -139,6 +140,8 @@ class GrpcGrid(Grid):
         """Send instructions; returns their ids, by which `pull_messages` finds the replies."""
         batch = list(messages)
         self._idle_since = None
+        flower.let_go(self._arrived_bytes)
+        self._arrived_bytes = 0
         # The ids are those of objects that `batch` keeps alive, so none is reused meanwhile.
         contents: dict[int, flower.Parts] = {}
         return [self._push(message, contents) for message in batch]
@@ -177,6 +180,7 @@ class GrpcGrid(Grid):
             error=message.error.reason if message.has_error() else None,
         )
         self._log.write(event, heard.last)
+        self._arrived_bytes += heard.size_bytes
         self._note_clocks(client, reply, heard)
         if message.has_content() and (values := _scalars(message)):
             self._log.write(ReplyMetrics(**asked.place, values=values))
@@ -263,9 +267,11 @@ class GrpcGrid(Grid):
 
 def _scalars(message: Message) -> dict[str, float]:
     """Return a reply's scalar metrics that are finite, by record and name."""
+    # Not `content.metric_records`: it is a cycle that holds the content, arrays and all, until garbage is collected.
     return {
         f"{record}.{name}": float(value)
-        for record, metrics in message.content.metric_records.items()
+        for record, metrics in message.content.items()
+        if isinstance(metrics, MetricRecord)
         for name, value in metrics.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flcommon import wire
 from flcommon.inbox import Heard, Inbox
-from flcommon.outbox import SOON_BYTES, Outbox, Watch, Wire
+from flcommon.outbox import Outbox, Watch, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +97,7 @@ class Peer:
             heard = self.inbox.take(data, at)
         if heard is not None and heard.number:
             self.losses = 0
-            if heard.size_bytes >= SOON_BYTES:
+            if heard.size_bytes >= wire.LONG_BYTES:
                 self.outbox.mention(wire.Confirm())
         return heard
 

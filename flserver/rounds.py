@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flwr.app import ConfigRecord
+
 from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import PhaseEnded, RoundEnded, RoundStarted
 
@@ -27,8 +29,9 @@ def round_of(message: Message) -> int | None:
     """
     if message.metadata.message_type == BEFORE_ROUNDS:
         return 0
-    for record in message.content.config_records.values():
-        number = record.get("server-round")
+    # Not `content.config_records`: it is a cycle that holds the content, arrays and all, until garbage is collected.
+    for record in message.content.values():
+        number = record.get("server-round") if isinstance(record, ConfigRecord) else None
         if isinstance(number, int):
             return number
     group = message.metadata.group_id

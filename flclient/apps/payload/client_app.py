@@ -16,6 +16,6 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:  # noqa: ARG001 - Flower's signature
     """Reply with the arrays as received, and one example to Flower's count."""
-    arrays = message.content.array_records["arrays"]
+    arrays = message.content["arrays"]
     metrics = MetricRecord({"num-examples": 1})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)

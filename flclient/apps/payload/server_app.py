@@ -19,6 +19,8 @@ DEFAULT_PAYLOAD_BYTES = 248_024
 """The weights of the CNN in `flclient.apps.cifar10`."""
 DEFAULT_ROUNDS = 3
 DEFAULT_ROUND_TIMEOUT_S = 3600.0
+_PIECE_BYTES = 1 << 24
+_LONGEST_AXIS = 1 << 31
 
 app = ServerApp()
 log = logging.getLogger(__name__)
@@ -36,19 +38,25 @@ def main(grid: Grid, context: Context) -> None:
     for server_round in range(1, int(config.get("num-server-rounds", DEFAULT_ROUNDS)) + 1):
         instructions = [_instruction(arrays, node_id, server_round) for node_id in grid.get_node_ids()]
         replies = list(grid.send_and_receive(instructions, timeout=_timeout_s(config)))
-        whole = check(replies, arrays)
         if replies and len(replies) == len(instructions) and all(reply.has_error() for reply in replies):
             raise PayloadError(f"round {server_round}: the app failed on every client; {replies[0].error.reason}")
+        whole = check(replies, arrays)
+        del replies  # they would be held until the next ones are here
         log.info("round %d: %d of %d payloads came back", server_round, whole, len(instructions))
 
 
 def payload(size_bytes: int, seed: int) -> ArrayRecord:
-    """Return one uint8 array of `size_bytes` random bytes, which no link can compress.
+    """Return one array of `size_bytes` random bytes, which no link can compress; above 2 GB a multiple of 8.
 
     On the wire NumPy's file header (128 bytes) and Flower's envelope come on top, as they do for a model's weights.
     """
-    content = np.frombuffer(np.random.default_rng(seed).bytes(size_bytes), dtype=np.uint8)
-    return ArrayRecord([content])
+    source = np.random.default_rng(seed)
+    content = np.empty(size_bytes, dtype=np.uint8)
+    for start in range(0, size_bytes, _PIECE_BYTES):  # all at once would take four times the memory
+        piece = content[start : start + _PIECE_BYTES]
+        piece[:] = np.frombuffer(source.bytes(len(piece)), dtype=np.uint8)
+    # Flower describes a shape by 32-bit numbers.
+    return ArrayRecord([content if size_bytes < _LONGEST_AXIS else content.view(np.uint64)])
 
 
 def check(replies: Iterable[Message], sent: ArrayRecord) -> int:
@@ -58,7 +66,7 @@ def check(replies: Iterable[Message], sent: ArrayRecord) -> int:
         node_id = reply.metadata.src_node_id
         if reply.has_error():
             log.warning("node %d failed: %s", node_id, reply.error.reason)
-        elif reply.content.array_records["arrays"] != sent:
+        elif reply.content["arrays"] != sent:
             raise PayloadError(f"node {node_id} sent back other bytes than it got")
         else:
             whole += 1

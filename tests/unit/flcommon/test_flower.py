@@ -9,9 +9,11 @@ tests/campaign/test_apps.py). When a new release makes it fail, `flcommon.flower
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import sys
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -360,6 +362,32 @@ def test_records_of_one_name_are_one() -> None:
     head = flower.encode_head(instruction())
     assert flower.decode(head + first.skeleton + last.skeleton).content == RecordDict(metrics)
     assert flower.decode(head + last.skeleton + first.skeleton, [b"x"]).content == RecordDict(arrays)
+
+
+def test_a_large_message_is_let_go() -> None:
+    """A view of a content is a cycle in flwr: a collection after a large message ends it, and a small one has none."""
+    content = full_content()
+    assert content.array_records
+    held = weakref.ref(content)
+    gc.disable()
+    try:
+        del content
+        flower.let_go(flower.LARGE_BYTES - 1)
+        assert held() is not None
+        flower.let_go(flower.LARGE_BYTES)
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_what_is_settled_is_looked_at_no_more() -> None:
+    """A collection after `settle` passes over what was there before."""
+    try:
+        flower.settle()
+        assert gc.get_freeze_count() > 1000
+        assert len(gc.get_objects()) < gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
 
 
 def test_a_context_can_be_made_as_the_engine_makes_it() -> None:

@@ -1,0 +1,33 @@
+"""Runs flserver or flclient with a log that is silent in every other trial, so that the log's cost can be measured.
+
+    python bench/muted.py flserver|flclient JOB.json
+
+In trials of an odd number all moments are taken as ever, and nothing is written but when a round began and ended.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from typing import TYPE_CHECKING
+
+from flcommon.eventlog import EventLog, Moment, now
+from flcommon.events import Event, RoundEnded, RoundStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _mute(write: Callable[[EventLog, Event, Moment | None], Moment]) -> Callable[..., Moment]:
+    def muted(log: EventLog, event: Event, at: Moment | None = None) -> Moment:
+        silent = getattr(event, "trial", 0) % 2 and not isinstance(event, RoundStarted | RoundEnded)
+        return at or now() if silent else write(log, event, at)
+
+    return muted
+
+
+if __name__ == "__main__":
+    EventLog.write = _mute(EventLog.write)  # type: ignore[method-assign]
+    module = sys.argv[1]
+    sys.argv = sys.argv[1:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
