@@ -105,6 +105,7 @@ class Connection:
             if isinstance(told, ConnectionFailed):
                 raise told
             yield told
+            del told  # with its body, before the next one is here
 
     # --- the reader's thread ------------------------------------------------------------------------------------------
 

@@ -142,11 +142,19 @@ class Session:
         self._rounds = max(self._rounds, frame.round)
         reply = self._call(place, trial, message, context)
         returned = now()
-        parts = flower.encode(reply)
+        parts = self._encoded(reply, message, place)
         body = (parts.skeleton, *parts.segments)
         watch = _Sending(place, self._log, sum(map(len, body)), returned, now())
         asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
         self._connection.send(asked, body, watch)
+
+    def _encoded(self, reply: Message, message: Message, place: Place) -> flower.Parts:
+        """Encode the reply, or Flower's error reply if the app has made one that cannot be."""
+        try:
+            return flower.encode(reply)
+        except flower.MessageError as error:
+            self._log.write(AppRaised(**place, error=str(error)))
+            return flower.encode(flower.app_raised(message, str(error)))
 
     def _call(self, place: Place, trial: ClientTrial, message: Message, context: Context) -> Message:
         who = Draw(self._job.delay_seed, self._job.host, trial.schedule, place["round"])

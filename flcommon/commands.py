@@ -30,7 +30,7 @@ from flcommon.quiet import is_paused, resume
 from flcommon.status import statuses, tail
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,37 +45,55 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _do(verb: str, place: Path, rest: Sequence[str]) -> None:
-    match verb:
-        case "start":
-            start(place, rest[0], _order())
-        case "run":
-            start(place, rest[0], _order())
-            print_lines(watch(place, rest[1:]))
-        case "again":
-            before = again(place, rest[0])
-            print_lines(watch(place, rest[2:], int(rest[1]) if before is None else before))
-        case "watch":
-            print_lines(watch(place, rest[1:], int(rest[0])))
-        case "stop":
-            stop(place)
-        case "paused":
-            print_lines([b"yes\n"] if is_paused(place, int(rest[0])) else [])
-        case "resume":
-            resume(place, int(rest[0]))
-        case "status":
-            print_lines(msgspec.json.encode(one) + b"\n" for one in statuses(place, time.time()))
-        case "tail" | "follow":
-            print_lines(tail(place, rest[0], int(rest[1]), follow=verb == "follow"))
-        case "request":
-            from flcommon.credentials import certificate_request  # noqa: PLC0415 - `cryptography` costs 0.1 s
-
-            print_lines([certificate_request(place).encode()])
-        case _:
-            raise SystemExit(f"unknown verb {verb}")
+    if verb not in _VERBS:
+        raise SystemExit(f"unknown verb {verb}")
+    print_lines(_VERBS[verb](place, rest))
 
 
-def _order() -> Order:
-    return msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+def _start(place: Path, rest: Sequence[str]) -> Iterable[bytes]:
+    start(place, rest[0], msgspec.json.decode(sys.stdin.buffer.read(), type=Order))
+    return ()
+
+
+def _run(place: Path, rest: Sequence[str]) -> Iterable[bytes]:
+    _start(place, rest)
+    return watch(place, rest[1:])
+
+
+def _again(place: Path, rest: Sequence[str]) -> Iterable[bytes]:
+    before = again(place, rest[0])
+    return watch(place, rest[2:], int(rest[1]) if before is None else before)
+
+
+def _stop(place: Path, _rest: Sequence[str]) -> Iterable[bytes]:
+    stop(place)
+    return ()
+
+
+def _resume(place: Path, rest: Sequence[str]) -> Iterable[bytes]:
+    resume(place, int(rest[0]))
+    return ()
+
+
+def _request(place: Path, _rest: Sequence[str]) -> Iterable[bytes]:
+    from flcommon.credentials import certificate_request  # noqa: PLC0415 - `cryptography` costs 0.1 s
+
+    return [certificate_request(place).encode()]
+
+
+_VERBS: dict[str, Callable[[Path, Sequence[str]], Iterable[bytes]]] = {
+    "start": _start,
+    "run": _run,
+    "again": _again,
+    "watch": lambda place, rest: watch(place, rest[1:], int(rest[0])),
+    "stop": _stop,
+    "paused": lambda place, rest: [b"yes\n"] if is_paused(place, int(rest[0])) else [],
+    "resume": _resume,
+    "status": lambda place, _rest: (msgspec.json.encode(one) + b"\n" for one in statuses(place, time.time())),
+    "tail": lambda place, rest: tail(place, rest[0], int(rest[1]), follow=False),
+    "follow": lambda place, rest: tail(place, rest[0], int(rest[1]), follow=True),
+    "request": _request,
+}
 
 
 if __name__ == "__main__":

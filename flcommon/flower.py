@@ -53,6 +53,7 @@ __all__ = [
     "encode",
     "encode_content",
     "encode_head",
+    "expired",
     "fresh_server_app",
     "is_key_exchange",
     "let_go",
@@ -225,6 +226,12 @@ def set_message_id(message: Message, message_id: str) -> None:
 def app_raised(instruction: Message, reason: str) -> Message:
     """Return Flower's reply for a ClientApp that raised."""
     return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=instruction)
+
+
+def expired(instruction: Message) -> Message:
+    """Return Flower's reply for an instruction that was not answered within its time to live."""
+    reason = f"no reply within the message's time to live of {instruction.metadata.ttl:g} s"
+    return Message(Error(code=ErrorCode.REPLY_MESSAGE_UNAVAILABLE, reason=reason), reply_to=instruction)
 
 
 def unavailable(instruction: Message, reason: str) -> Message:

@@ -67,10 +67,11 @@ class _Sending:
 
 @dataclass(frozen=True)
 class _Asked:
-    """An instruction that waits for its reply."""
+    """An instruction that waits for its reply, until `expires_s` of the monotonic clock: Flower's time to live."""
 
     place: Place
     message: Message
+    expires_s: float
 
 
 class GrpcGrid(Grid):
@@ -147,8 +148,10 @@ class GrpcGrid(Grid):
         return [self._push(message, contents) for message in batch]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that have arrived; does not wait."""
-        return self._exchange.take(message_ids)
+        """Return the replies that have arrived; does not wait. One that is overdue by its ttl is Flower's error."""
+        ids = list(message_ids)
+        self._expire(ids)
+        return self._exchange.take(ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send instructions and wait for the replies, or until `timeout` seconds have passed.
@@ -156,8 +159,14 @@ class GrpcGrid(Grid):
         Raises ServerError when a client is lost. What the app raised on a client is an error reply, as Flower has it.
         """
         ids = self.push_messages(messages)
-        self._exchange.wait(ids, timeout)
-        return self._exchange.take(ids)
+        deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+        while True:
+            expiry = min((asked.expires_s for one in ids if (asked := self._asked.get(one))), default=math.inf)
+            left_s = min(deadline, expiry) - time.monotonic()
+            self._exchange.wait(ids, None if left_s == math.inf else max(0.0, left_s))
+            self._expire(ids)
+            if expiry == math.inf or time.monotonic() >= deadline or not any(one in self._asked for one in ids):
+                return self._exchange.take(ids)
 
     # --- flserver.roster.Receiver ------------------------------------------------------------------------------------
 
@@ -221,7 +230,7 @@ class GrpcGrid(Grid):
         if content is None:
             content = contents[id(message.content)] = flower.encode_content(message.content)
         body = (flower.encode_head(message) + content.skeleton, *content.segments)
-        self._asked[message_id] = _Asked(place, message)
+        self._asked[message_id] = _Asked(place, message, time.monotonic() + message.metadata.ttl)
         self._exchange.expect(message_id)
         frame = wire.Instruction(message_id, place["trial"], place["round"])
         parcel = Parcel(frame, body, _Sending(place, self._log, sum(map(len, body)), built, now()))
@@ -229,6 +238,14 @@ class GrpcGrid(Grid):
         if given_up is not None:
             self.unavailable(place["client"], [message_id], given_up)
         return message_id
+
+    def _expire(self, message_ids: Iterable[str]) -> None:
+        """Answer what is older than its time to live by Flower's error."""
+        at = time.monotonic()
+        for one in message_ids:
+            asked = self._asked.get(one)
+            if asked is not None and asked.expires_s <= at and self._asked.pop(one, None) is not None:
+                self._exchange.deliver(one, flower.expired(asked.message))
 
     def _note_clocks(self, client: str, told: wire.Reply | wire.Pong, heard: Heard[wire.FromClient]) -> None:
         event = ClockExchange(
