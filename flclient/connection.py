@@ -22,6 +22,7 @@ from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import ConnectionBack, ConnectionLost
 from flcommon.inbox import Heard, Inbox
 from flcommon.outbox import Outbox, Watch, Wire
+from flcommon.sockets import connections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,11 +74,14 @@ class Connection:
         self._attempts = 0
         # The app's own `random` is seeded by the trial: its stream is not ours to draw from.
         self._jitter = random.SystemRandom()
+        self._heard_at = now()
         self._reader = threading.Thread(target=self._run, name="reader", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
 
     def __enter__(self) -> Self:
         """Begin to connect; `frames` tells how it goes."""
         self._reader.start()
+        self._watcher.start()
         return self
 
     def __exit__(
@@ -94,6 +98,7 @@ class Connection:
         if (line := self._line) is not None:
             line.end_within(ATTEMPT_S)
         self._reader.join(ATTEMPT_S)
+        self._watcher.join(ATTEMPT_S)
 
     def send(self, frame: wire.Frame, body: tuple[bytes, ...] = (), watch: Watch | None = None) -> None:
         """Say something to the server, now or when it can be reached again."""
@@ -157,7 +162,8 @@ class Connection:
             messages = line.join(hello, self._outbox)
             self._welcome(line, next(messages, b""))
             for data in messages:
-                over = self._pass_on(self._inbox.take(data, now())) or over
+                self._heard_at = now()
+                over = self._pass_on(self._inbox.take(data, self._heard_at)) or over
         except wire.ProtocolError as error:
             raise _Broken(f"the server's word cannot be understood: {error}") from error
         except grpc.RpcError as error:
@@ -168,12 +174,28 @@ class Connection:
         if not over and not self._leaving.is_set():
             raise _Broken("the server closed the stream without a goodbye")
 
+    def _watch(self) -> None:
+        """End a connection on which nothing comes any more: an idle one is pinged, so silence says that it is dead.
+
+        gRPC's own keepalive would take a minute where this side's buffers are full (grpc.http2.ping_timeout_ms).
+        """
+        patience_s = self._job.transport.patience_s
+        port = int(self._job.server_address.rpartition(":")[2])
+        while not self._leaving.wait(patience_s / 4):
+            line = self._line
+            if line is None or self._heard_at.until_s(now()) < patience_s:
+                continue
+            silences = [one.silent_s for one in connections() if one.peer[1] == port]
+            if silences and min(silences) >= patience_s:
+                line.reason = "the server does not answer"
+                line.close()
+
     def _welcome(self, line: _Line, first: bytes) -> None:
         """Go on where the connection before has ended, or begin anew."""
         if not first:
             raise _Broken("the server closed the stream without a word")
         envelope, _ = wire.unpack(wire.from_server, first)
-        at = now()
+        at = self._heard_at = now()
         match envelope.frame:
             case wire.Refusal() as refusal:
                 raise _Refused(refusal)
@@ -228,6 +250,7 @@ class _Line:
 
     def __init__(self, job: ClientJob) -> None:
         self.wire = Wire()
+        self.reason = ""
         self._tls = job.tls
         options = channel_options(job.transport)
         if job.tls is None:
@@ -253,6 +276,8 @@ class _Line:
 
     def why(self, error: grpc.RpcError) -> str:
         """Return why there is no connection, or no longer one."""
+        if self.reason:
+            return self.reason
         asked = getattr(error, "details", None)  # what the stream raises is a grpc.Call too, other errors are not
         details = str(asked() if asked else error)
         return credentials.why_refused(details, self._tls) or details

@@ -52,6 +52,11 @@ class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     rejoin_timeout_s: float = 120.0
     clock_every_s: float = 1.0
 
+    @property
+    def patience_s(self) -> float:
+        """Seconds after which a connection on which nothing comes any more counts as lost."""
+        return self.keepalive_s + self.keepalive_timeout_s
+
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One process's part in mutual TLS: the path of its private key on its host, and two certificates as PEM.

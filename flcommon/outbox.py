@@ -91,9 +91,8 @@ class Outbox:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing that takes long is on its way: neither into gRPC, nor from there to the other side."""
-        with self._lock:
-            return self._waiting == 0 and sum(entry.size_bytes for entry in self._kept) < wire.LONG_BYTES
+        """Whether nothing is on its way into gRPC."""
+        return self._waiting == 0
 
     def connect(self, wire_: Wire, heard: wire.Place) -> None:
         """Go on by a new connection, for which `messages` runs or will run, where the other side has stopped hearing.

@@ -30,8 +30,11 @@ PIECE_BYTES = 1 << 20
 """A body is cut into gRPC messages of about this size: gRPC copies each, and holds each whole at either end."""
 MAX_PIECE_BYTES = 4 * PIECE_BYTES
 """No gRPC message on the stream is longer."""
-LONG_BYTES = 1 << 16
-"""A frame with such a body is long: more than a moment passes between its first byte and its last on a slow link."""
+LONG_BYTES = PIECE_BYTES
+"""A frame with such a body is long, and its header and its confirmation are worth gRPC messages of their own.
+
+For a shorter one they would cost more than they are good for: 248 kB take 3 clients and a server 3.6 ms, with them 4.9.
+"""
 MAX_BODY_BYTES = 1 << 35
 """32 GiB: what is longer is no model but a mistake."""
 GRPC_PREFIX_BYTES = 5

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flcommon import wire
+from flcommon.eventlog import now
 from flcommon.inbox import Heard, Inbox
 from flcommon.outbox import Outbox, Watch, Wire
 
@@ -63,8 +64,7 @@ class Peer:
         self.banned = False
         self.joined = False
         self.losses = 0
-        self.asked_at: Moment | None = None
-        """When it was pinged, if it has not said anything since."""
+        self.heard_at = now()
         self.prepared: int | None = None
         self.unanswered: dict[str, Parcel] = {}
         self.reading = threading.Lock()
@@ -93,7 +93,7 @@ class Peer:
         with self.reading:
             if self.line is not line:
                 return None
-            self.asked_at = None
+            self.heard_at = at
             heard = self.inbox.take(data, at)
         if heard is not None and heard.number:
             self.losses = 0
@@ -104,7 +104,7 @@ class Peer:
     def take_line(self, line: Line) -> wire.Place:
         """Be heard by a new connection from now on; return up to where the client has been heard already."""
         with self.reading:
-            before, self.line, self.asked_at = self.line, line, None
+            before, self.line, self.heard_at = self.line, line, now()
             self.inbox.connect()
             if before is not None:
                 self.outbox.disconnect(before.wire)
@@ -131,11 +131,6 @@ class Peer:
             if parcel.tried:
                 parcel.watch.redelivered(0, sum(map(len, parcel.body)))
             self.outbox.post(parcel.frame, parcel.body, parcel.watch)
-
-    def ping(self, at: Moment) -> None:
-        """Ask for a sign of life, and for its clocks."""
-        self.asked_at = self.asked_at or at
-        self.outbox.mention(wire.Ping())
 
     def instruct(self, parcel: Parcel) -> None:
         """Send an instruction, and keep it until it is answered."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from flcommon import wire
 from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import ClientBack, ClientGivenUp, ClientJoined, ClientLeft, ClientLost
+from flcommon.sockets import connections, peer_address
 from flserver.errors import ClientsLost, ServerError
 from flserver.peer import MOST_LOSSES, Line, Parcel, Peer
 
@@ -225,13 +226,12 @@ class Roster:
                 if peer.lost_at and peer.lost_at.until_s(at) >= self._transport.rejoin_timeout_s:
                     patience = f"{self._transport.rejoin_timeout_s:g} s"
                     self._give_up(peer, f"{peer.reason}, and it did not come back within {patience}")
-            dumb = [peer.line for peer in self._peers.values() if peer.line and self._is_dumb(peer, at)]
             if self._pinged.until_s(at) >= self._ping_every_s:
                 self._pinged = at
                 for peer in self._peers.values():
                     if peer.idle:
-                        peer.ping(at)
-            return dumb
+                        peer.outbox.mention(wire.Ping())
+            return self._dumb(at)
 
     @property
     def due_s(self) -> float:
@@ -251,14 +251,23 @@ class Roster:
     def _ping_every_s(self) -> float:
         return min(self._transport.clock_every_s or math.inf, self._transport.keepalive_s)
 
-    def _is_dumb(self, peer: Peer, at: Moment) -> bool:
-        """Whether an idle client has not answered for too long: a frozen process, for which its kernel still answers.
+    def _dumb(self, at: Moment) -> list[Line]:
+        """Return the connections from which nothing has come for too long, as this process and as its kernel sees it.
 
-        gRPC's own keepalive finds dead links, and takes a minute for this (grpc.http2.ping_timeout_ms). To lower that
-        would end connections on which an answer has to queue behind a long message.
+        A frozen process, for which its kernel still answers, or a link that went down while all buffers were full.
+        gRPC's own keepalive finds other dead links, and takes a minute for these (grpc.http2.ping_timeout_ms). To lower
+        that would end connections on which an answer has to queue behind a message: the kernel knows of those.
         """
-        patience_s = self._transport.keepalive_s + self._transport.keepalive_timeout_s
-        return peer.idle and peer.asked_at is not None and peer.asked_at.until_s(at) >= patience_s
+        patience_s = self._transport.patience_s
+        suspects = [
+            peer.line
+            for peer in self._peers.values()
+            if peer.line is not None and peer.heard_at.until_s(at) >= patience_s
+        ]
+        if not suspects:
+            return []
+        silent = {one.peer for one in connections() if one.silent_s >= patience_s}
+        return [line for line in suspects if peer_address(line.address) in silent]
 
     def wait_change(self, timeout_s: float) -> None:
         """Sleep until something changes, or the time is up."""

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 CLIENTS = ("pi4-a", "pi4-b", "pc-c")
 NS = 1_000_000_000
+SENT = {"size_bytes": 248024, "wire_bytes": 248200, "encode_s": 0.001, "queue_s": 0.0, "send_s": 0.001}
+RECEIVED = {"size_bytes": 248024, "wire_bytes": 248200, "receive_s": 0.0, "decode_s": 0.001}
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,11 @@ class FakeRun:
         server.write(at_s, RoundStarted(trial=trial, round=number))
         for client, work in each.works.items():
             message = {"trial": trial, "round": number, "message": f"m{trial}-{number}-{client}", "client": client}
-            server.write(at_s, MessageSent(**message, kind="train", size_bytes=248024, encode_s=0.001))
+            server.write(at_s, MessageSent(**message, kind="train", **SENT))
             _train(writers[client], message, work, at_s + each.rest_s / 2)
         for client in each.works:
             message = {"trial": trial, "round": number, "message": f"m{trial}-{number}-{client}", "client": client}
-            server.write(at_s + each.duration_s, ReplyReceived(**message, kind="train", size_bytes=248024))
+            server.write(at_s + each.duration_s, ReplyReceived(**message, kind="train", **RECEIVED))
         if each.accuracy is not None:
             values = {"accuracy": each.accuracy, "loss": 1.0}
             server.write(at_s + each.duration_s, Metrics(trial=trial, round=number, source="central", values=values))

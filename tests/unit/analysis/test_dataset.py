@@ -189,7 +189,14 @@ def test_what_was_lost_is_said_once_and_counted(tmp_path: Path, kit: ModuleType)
     for count in (3, 1):
         server.write(Refused(reason="no certificate", peer="ipv4:192.0.2.9", count=count))
     for number in (1, 2, 3):
-        error = {"round": number, "size_bytes": 10, "error": "boom"}
+        error = {
+            "round": number,
+            "size_bytes": 10,
+            "wire_bytes": 20,
+            "receive_s": 0.0,
+            "decode_s": 0.0,
+            "error": "boom",
+        }
         for client in ("pc-c", "pi4-a"):
             server.write(ReplyReceived(**place, **error, message=f"{client}-{number}", client=client))
     server.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from flwr.app import Message, RecordDict
 
-from flserver.errors import ClientLost, ServerError
+from flserver.errors import ClientsLost, ServerError
 from flserver.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def test_a_failure_wakes_every_waiter_at_once(exchange: Watched, wait: Callable[
     """Also those who would wait for ever; all get the error itself."""
     expect(exchange, "1", "2")
     waiters = [wait("1", timeout_s=None), wait("2", timeout_s=None)]
-    failure = ClientLost("a", "run", "its connection broke")
+    failure = ServerError("run", "a is gone: its connection broke")
     exchange.fail(failure)
     assert [waiter.exception(LONG_S) for waiter in waiters] == [failure, failure]
 
@@ -148,8 +148,8 @@ def test_after_a_failure_nobody_waits_or_takes(exchange: Watched) -> None:
             call()
 
 
-def test_a_lost_client_is_named() -> None:
+def test_that_nobody_is_left_names_everybody() -> None:
     """The error tells who, at which step and why, in data and in words."""
-    lost = ClientLost("pi4-a", "run", "its connection broke")
-    assert (lost.client, lost.step, lost.reason) == ("pi4-a", "run", "pi4-a is gone: its connection broke")
-    assert str(lost) == "run: pi4-a is gone: its connection broke"
+    lost = ClientsLost({"pi4-a": "it left", "pi4-b": "its connection broke"})
+    assert (lost.step, lost.reasons) == ("run", {"pi4-a": "it left", "pi4-b": "its connection broke"})
+    assert str(lost) == "run: no client is left: pi4-a: it left; pi4-b: its connection broke"
