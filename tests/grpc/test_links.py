@@ -46,7 +46,7 @@ APPS = str(Path(__file__).parent / "apps")
 ROUNDS = 3
 PART_S = 2.0
 """How long each part of a round takes."""
-PAYLOAD_BYTES = 2_000_000
+PAYLOAD_BYTES = 4_000_000
 RATE_KBIT = round(8 * PAYLOAD_BYTES / PART_S / 1000)
 KEEPALIVE = Transport(keepalive_s=1.0, keepalive_timeout_s=2.0, rejoin_timeout_s=150.0)
 NOTICED_S = KEEPALIVE.keepalive_s + KEEPALIVE.keepalive_timeout_s + 4.0
