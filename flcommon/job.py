@@ -44,7 +44,7 @@ class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     After `keepalive_s` without a word from the other side gRPC asks for one, and `keepalive_timeout_s` later the
     connection counts as lost. A client has `rejoin_timeout_s` to come back before it is given up. When a connection is
-    idle, its clocks are compared every `clock_every_s`, and every `keepalive_s` in any case.
+    idle, its clocks are compared every `clock_every_s` (0: never).
     """
 
     keepalive_s: float = 5.0
