@@ -156,7 +156,8 @@ class GrpcGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send instructions and wait for the replies, or until `timeout` seconds have passed.
 
-        Raises ServerError when a client is lost. What the app raised on a client is an error reply, as Flower has it.
+        What the app raised on a client is an error reply, as Flower has it, and so is that a client is given up. Raises
+        ServerError when the campaign cannot go on, as when no client is left.
         """
         ids = self.push_messages(messages)
         deadline = time.monotonic() + (math.inf if timeout is None else timeout)

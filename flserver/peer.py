@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from flcommon import wire
-from flcommon.eventlog import now
+from flcommon.eventlog import Moment, now
 from flcommon.inbox import Heard, Inbox
 from flcommon.outbox import Outbox, Watch, Wire
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from flcommon.eventlog import Moment
 
 MOST_LOSSES = 10
-"""A client that comes and goes so often without a whole frame in between is given up."""
+"""A client that comes and goes so often, without a whole frame in between and without staying, is given up."""
+STEADY_S = 30.0
+"""A connection that has lasted so long is no coming and going."""
 
 
 @dataclass(eq=False)
@@ -29,6 +30,7 @@ class Line:
     context: grpc.ServicerContext
     wire: Wire = field(default_factory=Wire)
     reason: str = "its connection broke"
+    since: Moment = field(default_factory=now)
 
     @property
     def address(self) -> str:

@@ -14,7 +14,7 @@ from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import ClientBack, ClientGivenUp, ClientJoined, ClientLeft, ClientLost
 from flcommon.sockets import connections, peer_address
 from flserver.errors import ClientsLost, ServerError
-from flserver.peer import MOST_LOSSES, Line, Parcel, Peer
+from flserver.peer import MOST_LOSSES, STEADY_S, Line, Parcel, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -199,7 +199,8 @@ class Roster:
                     peer.prepared = trial
                     self._changed.notify_all()
             case wire.Pong() as pong:
-                self._receiver.compared(peer.name, pong, heard)
+                if self._transport.clock_every_s:  # else it was a sign of life and nothing more
+                    self._receiver.compared(peer.name, pong, heard)
             case wire.Leave(reason):
                 with self._changed:
                     self._give_up(peer, f"it left: {reason}")
@@ -212,7 +213,7 @@ class Roster:
             if banned:
                 self._ban(peer, line, reason)
             elif peer.drop_line(line):
-                self._lose(peer, reason)
+                self._lose(peer, line, reason)
             self._changed.notify_all()
 
     def tick(self) -> list[Line]:
@@ -310,13 +311,14 @@ class Roster:
             self._log.write(ClientLost(client=peer.name, reason="it has connected anew"), at)
             self._log.write(ClientBack(client=peer.name, peer=line.address, after_s=0.0, restarted=restarted), at)
 
-    def _lose(self, peer: Peer, reason: str) -> None:
+    def _lose(self, peer: Peer, line: Line, reason: str) -> None:
         if self._goodbye is not None:
             self._log.write(ClientLeft(client=peer.name, reason=reason, expected=True))
             return
         if peer.given_up is not None:
             return
-        peer.lost_at, peer.reason, peer.losses = now(), reason, peer.losses + 1
+        peer.lost_at, peer.reason = now(), reason
+        peer.losses = 1 if line.since.until_s(peer.lost_at) > STEADY_S else peer.losses + 1
         self._log.write(ClientLost(client=peer.name, reason=reason), peer.lost_at)
         if peer.losses > MOST_LOSSES:
             self._give_up(peer, f"{reason}, for the {peer.losses}th time without a word in between")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -48,12 +49,16 @@ def load(file: Path) -> None:
 
 @pytest.mark.parametrize("body", [pytest.param(body, id=place) for place, body in BLOCKS])
 def test_every_example_of_the_documentation_loads(tmp_path, body):
-    """By the real loader; files that it names are there."""
+    """By the real loader; files and apps that it names are there."""
+    place = tmp_path / "here"
+    place.mkdir()
     for name in re.findall(r"\bfile: *([\w./-]+)", body):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("1\n")
-    (tmp_path / "example.yaml").write_text(body)
-    load(tmp_path / "example.yaml")
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("1\n")
+    for name in re.findall(r"^app: *(\.[\w./-]+)", body, re.MULTILINE):
+        shutil.copytree(REPOSITORY / "tests" / "apps" / "quickstart", place / name)
+    (place / "example.yaml").write_text(body)
+    load(place / "example.yaml")
 
 
 def test_the_readme_shows_an_inventory_and_a_playbook():
