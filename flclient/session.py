@@ -15,13 +15,12 @@ from flclient.mods import delay_mod, timing_mod, with_mods
 from flcommon import flower, wire
 from flcommon.delay import Draw
 from flcommon.errors import FieldlabError
-from flcommon.eventlog import EventLog, Moment, now
+from flcommon.eventlog import EventLog, now
 from flcommon.events import (
     AppRaised,
     MessageReceived,
     Place,
     Ready,
-    Redelivered,
     ReplySent,
     Transferring,
     TrialEnded,
@@ -29,11 +28,11 @@ from flcommon.events import (
     TrialPrepared,
 )
 from flcommon.seeding import seed_everything
+from flcommon.sending import Sending
 
 if TYPE_CHECKING:
     from flcommon.inbox import Heard
     from flcommon.job import ClientJob, ClientTrial
-    from flcommon.outbox import Offered
 
 
 def run_client(job: ClientJob, log: EventLog, started: float) -> None:
@@ -144,7 +143,7 @@ class Session:
         returned = now()
         parts = self._encoded(reply, message, place)
         body = (parts.skeleton, *parts.segments)
-        watch = _Sending(place, self._log, sum(map(len, body)), returned, now())
+        watch = Sending(ReplySent, place, self._log, sum(map(len, body)), returned, now())
         asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
         self._connection.send(asked, body, watch)
 
@@ -167,31 +166,6 @@ class Session:
             reason = f"{type(error).__name__}: {error}"
             self._log.write(AppRaised(**place, error=reason))
             return flower.app_raised(message, reason)
-
-
-@dataclass(frozen=True)
-class _Sending:
-    """A reply on its way: logs when it goes into gRPC (flcommon.outbox.Watch)."""
-
-    place: Place
-    log: EventLog
-    size_bytes: int
-    returned: Moment
-    encoded: Moment
-
-    def offered(self, how: Offered) -> None:
-        event = ReplySent(
-            **self.place,
-            size_bytes=self.size_bytes,
-            wire_bytes=how.wire_bytes,
-            encode_s=self.returned.until_s(self.encoded),
-            queue_s=self.encoded.until_s(how.first),
-            send_s=how.first.until_s(how.last),
-        )
-        self.log.write(event, how.first)
-
-    def redelivered(self, start: int, size_bytes: int) -> None:
-        self.log.write(Redelivered(**self.place, offset=start, size_bytes=size_bytes))
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from flwr.app import DEFAULT_TTL, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from flcommon import flower, wire
-from flcommon.eventlog import EventLog, Moment, now
+from flcommon.eventlog import EventLog, now
 from flcommon.events import (
     ClockExchange,
     MessageSent,
     Place,
-    Redelivered,
     ReplyMetrics,
     ReplyReceived,
     Transferring,
 )
 from flcommon.job import Transport
+from flcommon.sending import Sending
 from flserver.errors import ServerError
 from flserver.exchange import Exchange
 from flserver.peer import Parcel
@@ -37,32 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from flcommon.inbox import Heard
-    from flcommon.outbox import Offered
-
-
-@dataclass(frozen=True)
-class _Sending:
-    """An instruction on its way: logs when it goes into gRPC (flcommon.outbox.Watch)."""
-
-    place: Place
-    log: EventLog
-    size_bytes: int
-    built: Moment
-    encoded: Moment
-
-    def offered(self, how: Offered) -> None:
-        event = MessageSent(
-            **self.place,
-            size_bytes=self.size_bytes,
-            wire_bytes=how.wire_bytes,
-            encode_s=self.built.until_s(self.encoded),
-            queue_s=self.encoded.until_s(how.first),
-            send_s=how.first.until_s(how.last),
-        )
-        self.log.write(event, how.first)
-
-    def redelivered(self, start: int, size_bytes: int) -> None:
-        self.log.write(Redelivered(**self.place, offset=start, size_bytes=size_bytes))
 
 
 @dataclass(frozen=True)
@@ -234,7 +208,7 @@ class GrpcGrid(Grid):
         self._asked[message_id] = _Asked(place, message, time.monotonic() + message.metadata.ttl)
         self._exchange.expect(message_id)
         frame = wire.Instruction(message_id, place["trial"], place["round"])
-        parcel = Parcel(frame, body, _Sending(place, self._log, sum(map(len, body)), built, now()))
+        parcel = Parcel(frame, body, Sending(MessageSent, place, self._log, sum(map(len, body)), built, now()))
         given_up = self.roster.instruct(message.metadata.dst_node_id, parcel)
         if given_up is not None:
             self.unavailable(place["client"], [message_id], given_up)

@@ -56,7 +56,11 @@ class Hand:
         join = self._channel.stream_stream(f"/{wire.SERVICE}/{wire.METHOD}")
         self._incoming = join(iter(self._outgoing.get, None))
         self._numbers = itertools.count(1)
-        self.inbox: Inbox = Inbox(wire.from_server, lambda _number: None)
+        self.confirmed = 0
+        self.inbox: Inbox = Inbox(wire.from_server, self._confirm)
+
+    def _confirm(self, number: int) -> None:
+        self.confirmed = number
 
     def hello(self, name: str, *, campaign: str = "c1", protocol: int = wire.PROTOCOL, session: str = "s1") -> "Hand":
         self.say(wire.Hello(protocol, campaign, name, session), number=0)

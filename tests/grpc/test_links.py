@@ -49,7 +49,7 @@ PART_S = 2.0
 PAYLOAD_BYTES = 4_000_000
 RATE_KBIT = round(8 * PAYLOAD_BYTES / PART_S / 1000)
 KEEPALIVE = Transport(keepalive_s=1.0, keepalive_timeout_s=2.0, rejoin_timeout_s=150.0)
-NOTICED_S = KEEPALIVE.keepalive_s + KEEPALIVE.keepalive_timeout_s + 4.0
+NOTICED_S = KEEPALIVE.patience_s + 5.0
 """Until when a loss is noticed: keepalive, and time for a busy machine."""
 BACK_S = 15.0
 """How long after the link a client is back: its longest pause, an attempt, and time for a busy machine."""
@@ -263,7 +263,7 @@ def test_rounds_before_and_after_are_intact(played: dict[Case, Played], case: Ca
     first, *others = (event.duration_s for event in played[case].story.events("server", RoundEnded))
     # What is idle in round 2 is the link: the next thing it has to carry is the beginning of round 3.
     struck, intact = reversed(others) if case.part == "idle" else others
-    assert intact == pytest.approx(first, rel=0.25, abs=1.0)
+    assert intact == pytest.approx(first, rel=0.5, abs=1.0)
     assert struck - first <= case.seconds + BACK_S
     if case.seconds > NOTICED_S:
         assert struck - first >= case.seconds - PART_S - 1.0
