@@ -21,7 +21,7 @@ check: $(VENV)/.test  ## lint, types, import boundaries
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.test  ## time the engine against Flower's own gRPC server, and 50 hosts against OpenSSH, each in one run
-	$(BIN)/python bench/engine.py
+	$(BIN)/python bench/engine.py --quick
 	$(BIN)/python bench/fanout.py --hosts 50 --quick
 
 clean:           ## remove the virtual environment and caches; runs/ stays

@@ -33,7 +33,7 @@ import ours
 import start_server
 from engine_figures import HEADER, Turns, bars, cell_rows, markdown
 from outcome import Outcome, Work
-from processes import exit_status
+from processes import BenchmarkFailed, exit_status
 
 from flcommon.process import ALLOCATOR
 
@@ -146,11 +146,19 @@ def _ours(work: Work, engine: ours.Engine) -> Outcome:
 
 
 def measure(runs: Mapping[str, Callable[[], Outcome]], turns: int) -> dict[str, Turns]:
-    """Let the engines take turns."""
+    """Let the engines take turns; a peer that does not get through once, as for want of memory, is left out."""
     found: dict[str, Turns] = {name: [] for name in runs}
     for _ in range(turns):
         for name, once in runs.items():
-            found[name].append(once())
+            if name not in found:
+                continue
+            try:
+                found[name].append(once())
+            except BenchmarkFailed as error:
+                if not name.startswith(YARDSTICK):
+                    raise
+                print(f"  {name} did not get through: {error}", file=sys.stderr, flush=True)
+                del found[name]
     return found
 
 

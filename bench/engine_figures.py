@@ -26,7 +26,7 @@ def cell_rows(work: Work, turns: Mapping[str, Turns], yardstick: str) -> list[li
     rows = []
     for name, mine in turns.items():
         wire = [one.wire_bytes for one in mine if one.wire_bytes is not None]
-        ratio = "1" if name == yardstick else spread(ratios(mine, turns[yardstick]))
+        ratio = "1" if name == yardstick else spread(ratios(mine, turns[yardstick])) if yardstick in turns else ""
         rounds = f"{len(mine)} x {work.rounds}"
         cpu_s = statistics.median(one.cpu_s for one in mine)
         sent = f"{statistics.median(wire) / 1e6:.4g}" if wire else ""
@@ -53,6 +53,9 @@ def bars(cells: Sequence[tuple[str, float, Mapping[str, Turns]]], yardstick: str
     rows = [["ours to start_server, both without TLS", *header]]
     for name, megabytes, turns in cells:
         plain = turns["ours"]
+        if yardstick not in turns:
+            rows.append([name, "", f"{yardstick} did not get through", "", "", ""])
+            continue
         found, most = statistics.median(ratios(plain, turns[yardstick])), LARGE_BAR if megabytes >= LARGE_MB else BAR
         tls = f"x {spread(ratios(turns['ours, TLS'], plain))}" if "ours, TLS" in turns else ""
         fastest = min((one for key, one in turns.items() if key.startswith(yardstick)), key=_typical_s)
