@@ -44,6 +44,7 @@ def hasty(make_lab: Callable) -> Any:
 def back(lab: Any, name: str, heard: wire.Place, session: str = "s1") -> Any:
     """Connect anew as the same process, which has heard so much."""
     hand = lab.hand()
+    hand.inbox.number = heard.number
     hand.say(wire.Hello(wire.PROTOCOL, "c1", name, session, heard), number=0)
     return hand
 
@@ -137,6 +138,7 @@ def test_who_is_given_up_is_answered_for_by_flower(hasty: Any) -> None:
     assert late.error.code == ErrorCode.NODE_UNAVAILABLE
     again = back(hasty, "b", wire.Place(1))
     assert again.hear() == wire.Welcome(1002, resumed=False)
+    again.inbox.reset()  # as a client does that is told so
     assert hasty.grid.get_node_ids() == [1001, 1002]
     asked = hasty.ask(2)
     a.answer(1)
@@ -180,7 +182,9 @@ def test_a_client_that_comes_and_goes_is_given_up(lab: Any) -> None:
     lab.join("b").hang_up()
     for number in range(1, 11):
         until(lambda number=number: len(lab.events(ClientLost)) == number)
-        back(lab, "b", wire.Place(0)).hang_up()
+        again = back(lab, "b", wire.Place(0))
+        assert again.hear() == wire.Welcome(1002, resumed=True)
+        again.hang_up()
     (given_up,) = until(lambda: lab.events(ClientGivenUp))
     assert "for the 11th time without a word in between" in given_up.reason
 
