@@ -138,14 +138,18 @@ class Roster:
             for peer in self._peers.values():
                 peer.outbox.finish()
 
-    def wait_gone(self, timeout_s: float) -> None:
-        """Return when all clients have heard the goodbye and are gone, also those that have to come back for it."""
+    def wait_gone(self, timeout_s: float, lost_s: float) -> None:
+        """Return when all clients have heard the goodbye and are gone.
+
+        Those who have to come back for it get `lost_s`: who was stopped together with the server will not come.
+        """
 
         def gone(peer: Peer) -> bool:
             return not peer.connected and (peer.lost_at is None or peer.given_up is not None)
 
         with self._changed:
-            self._changed.wait_for(lambda: all(gone(peer) for peer in self._peers.values()), timeout_s)
+            self._changed.wait_for(lambda: all(gone(peer) for peer in self._peers.values()), lost_s)
+            self._changed.wait_for(lambda: not any(peer.connected for peer in self._peers.values()), timeout_s - lost_s)
 
     def _say(self, frame: wire.Frame) -> None:
         for peer in self._peers.values():

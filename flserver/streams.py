@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 HELLO_TIMEOUT_S = 10.0
 """A connection that has not said who it is after this long is ended."""
+GRACE_S, LOST_S = 3.0, 1.0
+"""How long clients have for leaving, and lost ones for coming back first; a server that is stopped has 5 s in all."""
 _LOOK_S = 1.0
 _SPARE_STREAMS = 32
 """Streams beyond one for each client: for those who connect anew, and for strangers."""
@@ -86,10 +88,10 @@ class Streams(grpc.GenericRpcHandler):
         self._keeper.start()
         return f"{address.rpartition(':')[0]}:{port}"
 
-    def close(self, error: str | None = None, grace_s: float = 5.0) -> None:
-        """Say goodbye to all clients, wait for their streams to end, and stop listening."""
+    def close(self, error: str | None = None, grace_s: float = GRACE_S, lost_s: float = LOST_S) -> None:
+        """Say goodbye to all clients, wait for them to leave (lost ones: to come back for it), and stop listening."""
         self.roster.begin_end(error)
-        self.roster.wait_gone(grace_s)
+        self.roster.wait_gone(grace_s, min(lost_s, grace_s))
         self._closed.set()
         self.roster.wake()
         self._server.stop(0).wait()

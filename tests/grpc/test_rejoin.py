@@ -14,6 +14,7 @@ from flwr.common.constant import ErrorCode
 from flcommon import flower, wire
 from flcommon.events import ClientBack, ClientGivenUp, ClientJoined, ClientLeft, ClientLost, ClockExchange, Redelivered
 from flcommon.job import Transport
+from flcommon.process import STOP_GRACE_S
 from flserver.errors import ServerError
 
 if TYPE_CHECKING:
@@ -68,7 +69,11 @@ def test_an_instruction_that_was_not_heard_comes_again(lab: Any) -> None:
     third = back(lab, "b", wire.Place(1))
     assert third.hear() == wire.Welcome(1002, resumed=True, heard=wire.Place(1))
     asked = lab.ask(2)
-    assert third.instruction()[0].round == 2
+    a.answer(1)
+    frame, message = third.instruction()
+    assert frame.round == 2
+    third.reply(frame, message, 2)
+    assert len(asked.result(LONG_S)) == 2
 
 
 def test_a_new_process_gets_the_open_trial_and_what_is_unanswered(lab: Any) -> None:
@@ -222,7 +227,7 @@ def test_who_is_lost_at_the_end_comes_back_for_the_goodbye(lab: Any) -> None:
     a, b = lab.join_all()
     b.hang_up()
     until(lambda: lab.events(ClientLost))
-    closing = lab.call(lab.grid.streams.close, "run: enough", LONG_S)
+    closing = lab.call(lab.grid.streams.close, "run: enough", LONG_S, LONG_S)
     assert a.hear_rest() == [wire.Goodbye("run: enough")]
     again = back(lab, "b", wire.Place(0))
     assert again.hear_rest() == [wire.Welcome(1002, resumed=True), wire.Goodbye("run: enough")]
@@ -260,3 +265,13 @@ def test_pongs_are_clock_exchanges_where_they_are_asked_for(make_lab: Callable, 
     lab.grid.streams.close()
     idle = [event for event in lab.events(ClockExchange) if event.message is None]
     assert bool(idle) == some
+
+
+def test_who_was_stopped_with_the_server_is_not_waited_for_long(lab: Any) -> None:
+    """A server that is told to stop has five seconds until it is killed: with both clients gone it needs one."""
+    for hand in lab.join_all():
+        hand.hang_up()
+    until(lambda: len(lab.events(ClientLost)) == 2)
+    began = time.monotonic()
+    lab.grid.streams.close("run: stopped from outside")
+    assert time.monotonic() - began < STOP_GRACE_S / 2
