@@ -157,7 +157,7 @@ def test_a_client_that_never_comes_back_is_given_up(play: Callable) -> None:
     assert given_up.reason.endswith("and it did not come back within 1 s")
     first, second, third = (event.duration_s for event in story.events("server", RoundEnded))
     assert second >= 1.0
-    assert third == pytest.approx(first, rel=0.5)
+    assert third < first + 1.0
 
 
 def test_without_any_client_the_campaign_ends_and_says_why(play: Callable) -> None:
@@ -290,7 +290,7 @@ def test_a_clock_that_is_wrong_and_jumps_harms_nothing(play: Callable, clock: Pa
     assert story.statuses == {"server": 0, "a": 0, "b": 0}
     assert ended(story) == [(True, 4)]
     durations = [event.duration_s for event in story.events("server", RoundEnded)]
-    assert all(0.5 <= duration < 1.5 for duration in durations)
+    assert all(0.5 <= duration < 2.0 for duration in durations), "neither the offset nor the jump is in them"
     for client, before_s, after_s in (("a", 3.5, 5.5), ("b", 0.0, 0.0)):
         offsets = [
             ((event.client_received_wall_ns - event.server_sent_wall_ns) / 1e9, event.client_received_mono_ns)
@@ -316,4 +316,4 @@ def test_clocks_are_compared_while_the_client_computes(play: Callable) -> None:
     idle = [event for event in story.events("server", ClockExchange) if event.message is None and event.client == "a"]
     assert len(idle) >= 6
     trips = [event.client_sent_mono_ns - event.client_received_mono_ns for event in idle]
-    assert sorted(trips)[len(trips) // 2] < 20e6
+    assert sorted(trips)[len(trips) // 2] < 50e6
