@@ -142,10 +142,9 @@ class Session:
         reply = self._call(place, trial, message, context)
         returned = now()
         parts = self._encoded(reply, message, place)
-        body = (parts.skeleton, *parts.segments)
-        watch = Sending(ReplySent, place, self._log, sum(map(len, body)), returned, now())
+        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now())
         asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
-        self._connection.send(asked, body, watch)
+        self._connection.send(asked, (parts.skeleton, *parts.segments), watch)
 
     def _encoded(self, reply: Message, message: Message, place: Place) -> flower.Parts:
         """Encode the reply, or Flower's error reply if the app has made one that cannot be."""

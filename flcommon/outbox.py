@@ -75,16 +75,16 @@ class Outbox:
         """Say something that must arrive, now or by a later connection."""
         with self._lock:
             self._number += 1
-            self._put(_Entry(self._number, frame, body, watch), keep=True)
+            entry = _Entry(self._number, frame, body, watch)
+            self._kept.append(entry)
+            self._put(entry)
 
     def mention(self, frame: wire.Frame) -> None:
         """Say something that may be lost; without a connection it is."""
         with self._lock:
-            self._put(_Entry(0, frame, (), None), keep=False)
+            self._put(_Entry(0, frame, (), None))
 
-    def _put(self, entry: _Entry, *, keep: bool) -> None:
-        if keep:
-            self._kept.append(entry)
+    def _put(self, entry: _Entry) -> None:
         if self._wire is not None:
             self._waiting += 1
             self._wire.queue.put((entry, 0))

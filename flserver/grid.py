@@ -140,7 +140,7 @@ class GrpcGrid(Grid):
             left_s = min(deadline, expiry) - time.monotonic()
             self._exchange.wait(ids, None if left_s == math.inf else max(0.0, left_s))
             self._expire(ids)
-            if expiry == math.inf or time.monotonic() >= deadline or not any(one in self._asked for one in ids):
+            if time.monotonic() >= deadline or not any(one in self._asked for one in ids):
                 return self._exchange.take(ids)
 
     # --- flserver.roster.Receiver ------------------------------------------------------------------------------------
@@ -204,11 +204,12 @@ class GrpcGrid(Grid):
         content = contents.get(id(message.content))
         if content is None:
             content = contents[id(message.content)] = flower.encode_content(message.content)
-        body = (flower.encode_head(message) + content.skeleton, *content.segments)
+        parts = flower.Parts(flower.encode_head(message) + content.skeleton, content.segments)
         self._asked[message_id] = _Asked(place, message, time.monotonic() + message.metadata.ttl)
         self._exchange.expect(message_id)
         frame = wire.Instruction(message_id, place["trial"], place["round"])
-        parcel = Parcel(frame, body, Sending(MessageSent, place, self._log, sum(map(len, body)), built, now()))
+        watch = Sending(MessageSent, place, self._log, parts.size_bytes, built, now())
+        parcel = Parcel(frame, (parts.skeleton, *parts.segments), watch)
         given_up = self.roster.instruct(message.metadata.dst_node_id, parcel)
         if given_up is not None:
             self.unavailable(place["client"], [message_id], given_up)

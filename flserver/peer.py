@@ -70,15 +70,12 @@ class Peer:
         self.prepared: int | None = None
         self.unanswered: dict[str, Parcel] = {}
         self.reading = threading.Lock()
+        self.outbox = Outbox(lambda: self.inbox.number)
         self.inbox: Inbox[wire.FromClient] = Inbox(
             wire.from_client,
-            self._confirm,
+            self.outbox.confirm,
             lambda frame, filled, size: on_progress(name, frame, filled, size),
         )
-        self.outbox = Outbox(lambda: self.inbox.number)
-
-    def _confirm(self, number: int) -> None:
-        self.outbox.confirm(number)
 
     @property
     def connected(self) -> bool:
