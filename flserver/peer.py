@@ -67,7 +67,7 @@ class Peer:
         self.joined = False
         self.losses = 0
         self.heard_at = now()
-        self.prepared: int | None = None
+        self.prepared: set[int] = set()
         self.unanswered: dict[str, Parcel] = {}
         self.reading = threading.Lock()
         self.outbox = Outbox(lambda: self.inbox.number)
@@ -121,7 +121,8 @@ class Peer:
     def begin_anew(self, session: str, trial: int | None) -> None:
         """Begin with a process that knows nothing: it gets the open trial, and what it has not answered."""
         with self.reading:
-            self.line, self.session, self.prepared = None, session, None
+            self.line, self.session = None, session
+            self.prepared.clear()
             self.inbox.reset()
             self.outbox.reset()
         if trial is not None:

@@ -97,7 +97,7 @@ class Roster:
     def wait_prepared(self, trial: int, timeout_s: float | None) -> None:
         """Return when all clients that are left have prepared for the trial; raises ServerError."""
         missing = self._wait(
-            lambda: [one.name for one in self._peers.values() if one.given_up is None and one.prepared != trial],
+            lambda: [one.name for one in self._peers.values() if one.given_up is None and trial not in one.prepared],
             timeout_s,
         )
         if missing:
@@ -108,7 +108,7 @@ class Roster:
         with self._changed:
             self._trial = trial
             for peer in self._peers.values():
-                peer.prepared = None
+                peer.prepared.clear()
                 peer.unanswered.clear()
             self._say(wire.OpenTrial(trial))
 
@@ -200,7 +200,7 @@ class Roster:
                     peer.unanswered.pop(reply.message, None)
             case wire.Prepared(trial):
                 with self._changed:
-                    peer.prepared = trial
+                    peer.prepared.add(trial)
                     self._changed.notify_all()
             case wire.Pong() as pong:
                 if self._transport.clock_every_s:  # else it was a sign of life and nothing more
