@@ -10,7 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from flcommon.delay import Delay
-from flcommon.job import ConfigValue, Stop
+from flcommon.job import ConfigValue, Shaping, Stop
+from flcommon.link import Link
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -22,7 +23,8 @@ class PlannedTrial(msgspec.Struct, frozen=True, kw_only=True):
     `index` counts in the order of the plan (conditions within repeats), which is not the order of execution;
     `condition` numbers the combinations of swept values; trials with the same `schedule` draw the same delays;
     `seed` is where weights and data order start from; `rounds` is 0 where only the app knows how many. `settings` holds
-    the swept values of this condition by their dotted keys, for example {"delay.probability": 0.2}.
+    the swept values of this condition by their dotted keys, for example {"delay.probability": 0.2}. `links` are the
+    links that are injected, by client; into every `control_every`-th round nothing is (0: there are no such rounds).
     """
 
     index: int
@@ -35,6 +37,8 @@ class PlannedTrial(msgspec.Struct, frozen=True, kw_only=True):
     run_config: dict[str, ConfigValue]
     delay: Delay | None = None
     stop: Stop | None = None
+    links: dict[str, Link] = {}
+    control_every: int = 0
 
 
 class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +55,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     `hosts` are those that took part; `absent` says why others of the inventory did not, `lost` which clients took no
     part any more at the end, and why: a campaign is complete all the same if its server completed it. `phases_s` is the
     controller's own account: seconds for hosts, connect, look, prepare, push, start, run, stop, pull. `tls` says
-    whether server and clients proved to each other who they are; before there was TLS, no run did.
+    whether server and clients proved to each other who they are; before there was TLS, no run did. `shaping` says by
+    which layer each client's link is shaped, where the playbook asks for links at all.
     """
 
     schema: int
@@ -72,6 +77,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     absent: dict[str, str] = {}
     tls: bool = False
     lost: dict[str, str] = {}
+    shaping: dict[str, Shaping] = {}
 
     @property
     def clients(self) -> tuple[str, ...]:

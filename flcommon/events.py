@@ -15,6 +15,8 @@ from typing import TypedDict
 
 import msgspec
 
+from flcommon.link import Layer, Way
+
 SCHEMA_VERSION = 1
 
 
@@ -169,7 +171,12 @@ class TrialPrepared(OfTrial, frozen=True, kw_only=True, tag="trial-prepared"):
 
 
 class RoundStarted(OfRound, frozen=True, kw_only=True, tag="round-started"):
-    """(server) The first instruction of a round is handed to the grid. A round lasts until the next one starts."""
+    """(server) The first instruction of a round is handed to the grid. A round lasts until the next one starts.
+
+    `control`: nothing is injected into it.
+    """
+
+    control: bool = False
 
 
 class PhaseEnded(OfRound, frozen=True, kw_only=True, tag="phase-ended"):
@@ -283,6 +290,167 @@ class ClockExchange(Event, frozen=True, kw_only=True, tag="clock-exchange"):
     message: str | None = None
 
 
+class Tcp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the kernel says of one TCP connection (tcp(7), TCP_INFO): None where it does not say.
+
+    Times of a connection that is idle are old. Counters run from the connection's start. The limited times are those in
+    which data was there and could not be sent: for the peer's window, or this side's buffer. `delivery_rate_mbit` is
+    the kernel's own latest estimate of goodput. With the congestion control bbr, retransmissions are no sign of
+    congestion.
+    """
+
+    rtt_ms: float | None = None
+    rtt_var_ms: float | None = None
+    rtt_min_ms: float | None = None
+    retransmitted: int | None = None
+    lost: int | None = None
+    delivery_rate_mbit: float | None = None
+    sent_bytes: int | None = None
+    acked_bytes: int | None = None
+    received_bytes: int | None = None
+    busy_s: float | None = None
+    window_limited_s: float | None = None
+    buffer_limited_s: float | None = None
+    congestion_window: int | None = None
+    segment_bytes: int | None = None
+    congestion: str = ""
+
+
+class TcpSampled(Event, frozen=True, kw_only=True, tag="tcp-sampled"):
+    """(both) The connection between this client and the server, as the kernel of this process's host sees it.
+
+    `message`: beside which message it was taken, None at other times. `relay`: it is the relay's connection, beyond
+    which is the network; the process's own one ends on its own host.
+    """
+
+    client: str
+    tcp: Tcp
+    message: str | None = None
+    relay: bool = False
+
+
+class Interface(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A network interface's counters since boot; of a wireless one also how well it hears (proc(5), iw(8))."""
+
+    received_bytes: int
+    sent_bytes: int
+    received_packets: int
+    sent_packets: int
+    errors: int
+    dropped: int
+    quality: float | None = None
+    signal_dbm: float | None = None
+    noise_dbm: float | None = None
+    bit_rate_mbit: float | None = None
+    retries: int | None = None
+
+
+class HostSampled(Event, frozen=True, kw_only=True, tag="host-sampled"):
+    """(both) How the machine is doing; None or empty: it does not tell.
+
+    `cpu_pct` is the use of all processors since the last sample, 100 when all are busy, `own_cpu_pct` this process's
+    share in the same measure; `steal_pct` what a hypervisor took. `throttled` holds the bits of a Raspberry Pi's
+    firmware.
+    """
+
+    cpu_pct: float | None = None
+    own_cpu_pct: float | None = None
+    steal_pct: float | None = None
+    load_1min: float | None = None
+    memory_free_mb: int | None = None
+    frequency_mhz: float | None = None
+    temperature_c: float | None = None
+    throttled: int | None = None
+    interfaces: dict[str, Interface] = {}
+
+
+class Probed(Event, frozen=True, kw_only=True, tag="probed"):
+    """(client) An active look at the path to the server, with nothing injected.
+
+    `stage` is before (the first trial), after (the last). `rtt_ms` holds every round trip of an empty message, in the
+    order in which they were made; the rates are goodput for messages of `size_bytes`, None if that was not measured.
+    """
+
+    client: str
+    stage: str
+    rtt_ms: tuple[float, ...]
+    size_bytes: int
+    up_mbit: float | None = None
+    down_mbit: float | None = None
+
+
+class LinkReady(Event, frozen=True, kw_only=True, tag="link-ready"):
+    """(client) What shapes this client's link is there: by which layer, and `about` it in words."""
+
+    client: str
+    layer: Layer
+    about: dict[str, str]
+
+
+class LinkSet(OfRound, frozen=True, kw_only=True, tag="link-set"):
+    """(client) The link is so from this moment on: what was requested, and what was read back from who applies it.
+
+    `round` is the latest that the client has seen, 0 before the first. A direction that is natural is None.
+    """
+
+    client: str
+    layer: Layer
+    state: str
+    up: Way | None
+    down: Way | None
+    applied_up: dict[str, float | str] | None = None
+    applied_down: dict[str, float | str] | None = None
+
+
+class LinkProved(OfTrial, frozen=True, kw_only=True, tag="link-proved"):
+    """(client) A link was measured right after it was applied, against the natural one right before.
+
+    The injected one-way delays follow from differences in which the clocks' offset cancels. `tolerance_ms` is what the
+    proof was held to, `up_mbit` and `down_mbit` goodput, `attempts` how often it was measured.
+    """
+
+    client: str
+    layer: Layer
+    requested_up_ms: float
+    measured_up_ms: float
+    requested_down_ms: float
+    measured_down_ms: float
+    tolerance_ms: float
+    attempts: int
+    requested_up_mbit: float | None = None
+    up_mbit: float | None = None
+    requested_down_mbit: float | None = None
+    down_mbit: float | None = None
+
+
+class LinkUsed(OfMessage, frozen=True, kw_only=True, tag="link-used"):
+    """(client) What the link's layer did while this message went by; fields as in `flclient.link.protocol.Used`."""
+
+    layer: Layer
+    up: bool
+    size_bytes: int | None = None
+    packets: int | None = None
+    dropped: int | None = None
+    overflowed: int | None = None
+    held_mean_ms: float | None = None
+    held_max_ms: float | None = None
+    stalled_ms: float | None = None
+
+
+class LinkLifted(Event, frozen=True, kw_only=True, tag="link-lifted"):
+    """(client) Control was lost: the link was taken off, and the client does nothing until it is back."""
+
+    client: str
+    reason: str
+
+
+class LinkRestored(Event, frozen=True, kw_only=True, tag="link-restored"):
+    """(client) Control is back, and the link is as it was before `after_s`: rounds in between are no measurement."""
+
+    client: str
+    after_s: float
+
+
 class ReplyMetrics(OfMessage, frozen=True, kw_only=True, tag="reply-metrics"):
     """(server) The scalar metrics in one client's reply, by record and name: `metrics.train-loss`."""
 
@@ -380,6 +548,15 @@ AnyEvent = (
     | Redelivered
     | Transferring
     | ClockExchange
+    | TcpSampled
+    | HostSampled
+    | Probed
+    | LinkReady
+    | LinkSet
+    | LinkProved
+    | LinkUsed
+    | LinkLifted
+    | LinkRestored
     | ReplyMetrics
     | Metrics
     | RoundEnded

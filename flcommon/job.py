@@ -13,6 +13,8 @@ import msgspec
 from flcommon.decoding import decoded
 from flcommon.delay import Delay
 from flcommon.errors import FieldlabError
+from flcommon.lease import LEASE_S
+from flcommon.link import Layer, Link
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,12 +82,18 @@ class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What server and clients both know of a trial.
 
-    `index` is its place in the plan, `seed` what weights and data order start from, `run_config` goes to the app.
+    `index` is its place in the plan, `seed` what weights and data order start from, `run_config` goes to the app. Every
+    `control_every`-th round is a control round, into which nothing is injected; 0: there are none.
     """
 
     index: int
     seed: int
     run_config: dict[str, ConfigValue]
+    control_every: int = 0
+
+    def is_control(self, number: int) -> bool:
+        """Whether round `number`, counted from 1, is a control round."""
+        return self.control_every > 0 and number > 0 and number % self.control_every == 0
 
 
 class ServerTrial(Trial, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,16 +108,33 @@ class ClientTrial(Trial, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     schedule: int
     delay: Delay | None = None
+    link: Link | None = None
+
+
+class Shaping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a client's link is shaped in all trials, also in those that ask for nothing: they shall differ in that alone.
+
+    `interface`: the inventory's, or empty for that of the route to the server. A link of the kernel is taken off when
+    no controller has said a word for `lease_s`.
+    """
+
+    layer: Layer
+    interface: str = ""
+    lease_s: float = LEASE_S
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What every process knows: the campaign's id, its own host's name, the app, and how to talk to each other."""
+    """What every process knows: the campaign's id, its own host's name, the app, and how to talk to each other.
+
+    Its machine is looked at every `sample_every_s` (0: never): processor, interfaces, connections.
+    """
 
     campaign: str
     host: str
     app: AppRef
     transport: Transport = Transport()
     tls: Tls | None = None
+    sample_every_s: float = 1.0
 
 
 class ServerJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -118,7 +143,7 @@ class ServerJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `warmup` comes before the trials: what a process does only once (lazy imports, loading data, first use of every
     kernel) shall not be in the first trial's time. `listen` is `address:port`; port 0 takes a free one, and the
     `listening` event says which. Between two rounds the experiment may be held for pulling logs, every `pull_every_s`
-    at most; 0 means never.
+    at most; 0 means never. `probe`: the natural network is measured before the first trial and after the last.
     """
 
     listen: str
@@ -127,6 +152,7 @@ class ServerJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
     warmup: ServerTrial | None = None
     join_timeout_s: float = 120.0
     pull_every_s: float = 0.0
+    probe: bool = False
 
 
 class ClientJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -141,6 +167,7 @@ class ClientJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
     trials: tuple[ClientTrial, ...]
     warmup: ClientTrial | None = None
     connect_timeout_s: float = 60.0
+    shaping: Shaping | None = None
 
 
 JobType = TypeVar("JobType", bound=Job)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SERVICE = "fieldlab.Experiment"
 METHOD = "Join"
-PROTOCOL = 2
+PROTOCOL = 3
 PIECE_BYTES = 1 << 20
 """A body is cut into gRPC messages of about this size: gRPC copies each, and holds each whole at either end."""
 MAX_PIECE_BYTES = 4 * PIECE_BYTES
@@ -97,6 +97,40 @@ class Pong(Frame, frozen=True, tag="pong"):
 
     asked: Clocks
     received: Clocks
+    probe: Count = 0
+
+
+class Switched(Frame, frozen=True, tag="switched"):
+    """Client: what is injected is as the server has said."""
+
+    trial: int
+    round: int
+
+
+class Ask(Frame, frozen=True, tag="ask"):
+    """Client: measure the path with me: so many pings, one each `every_ms`, and then loads of a size each way.
+
+    `probe` numbers a client's probes from 1. The client's own loads follow its question.
+    """
+
+    probe: Count
+    pings: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    every_ms: Annotated[float, msgspec.Meta(ge=0, le=1000)]
+    loads: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
+    size_bytes: Size = 0
+
+
+class Measured(Frame, frozen=True, tag="measured"):
+    """Client: it has looked at the path, as the server asked."""
+
+    stage: str
+
+
+class Load(Frame, frozen=True, tag="load"):
+    """Both: bytes that mean nothing, the `index`-th of a probe."""
+
+    probe: Count
+    index: Count
 
 
 class Leave(Frame, frozen=True, tag="leave"):
@@ -142,7 +176,37 @@ class CloseTrial(Frame, frozen=True, tag="close-trial"):
 
 
 class Ping(Frame, frozen=True, tag="ping"):
-    """Server: to be answered at once, for comparing clocks."""
+    """Server: to be answered at once, for comparing clocks; `probe` 0: on the server's own account."""
+
+    probe: Count = 0
+
+
+class Switch(Frame, frozen=True, tag="switch"):
+    """Server: before this round, inject what the trial says, or nothing; then say Switched."""
+
+    trial: int
+    round: int
+    inject: bool
+
+
+class Measure(Frame, frozen=True, tag="measure"):
+    """Server: look at the natural path, with loads of this size, then say Measured."""
+
+    stage: str
+    size_bytes: Size
+
+
+class Found(Frame, frozen=True, tag="found"):
+    """Server: what a probe came to: differences of raw stamps in ns, receiver's monotonic clock minus sender's.
+
+    `down_ns` and `up_ns` of each ping that came back; `loads_ns`: when each of the client's loads was here whole, by
+    the server's monotonic clock.
+    """
+
+    probe: Count
+    down_ns: tuple[int, ...]
+    up_ns: tuple[int, ...]
+    loads_ns: tuple[int, ...] = ()
 
 
 class Confirm(Frame, frozen=True, tag="confirm"):
@@ -155,8 +219,21 @@ class Goodbye(Frame, frozen=True, tag="goodbye"):
     error: str | None = None
 
 
-FromClient = Hello | Prepared | Reply | Pong | Leave | Confirm
-FromServer = Welcome | Refusal | OpenTrial | Instruction | CloseTrial | Ping | Confirm | Goodbye
+FromClient = Hello | Prepared | Reply | Pong | Switched | Ask | Load | Measured | Leave | Confirm
+FromServer = (
+    Welcome
+    | Refusal
+    | OpenTrial
+    | Switch
+    | Instruction
+    | CloseTrial
+    | Ping
+    | Measure
+    | Load
+    | Found
+    | Confirm
+    | Goodbye
+)
 
 F = TypeVar("F")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from flcommon.eventlog import EventLog, Moment, Reading, now, parse_line, processes, read_log
 from flcommon.events import SCHEMA_VERSION, AnyEvent, Event, Failed, JobAccepted, Listening, TrialOpened
+from flcommon.link import Way
 from flcommon.logend import log_end
 
 if TYPE_CHECKING:
@@ -23,19 +25,38 @@ _json = st.recursive(
     st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
 )
 _floats = st.floats(allow_nan=False, allow_infinity=False)
-FIELDS = {
+PLAIN = {
     int: st.integers(-(2**63), 2**64 - 1),
     float: _floats,
     str: st.text(),
     bool: st.booleans(),
-    str | None: st.none() | st.text(),
-    dict[str, str]: st.dictionaries(st.text(), st.text()),
-    dict[str, float]: st.dictionaries(st.text(), _floats),
+    type(None): st.none(),
     msgspec.Raw: _json.map(msgspec.json.encode).map(msgspec.Raw),
 }
-EVENTS = st.one_of(
-    st.builds(kind, **{field.name: FIELDS[field.type] for field in msgspec.structs.fields(kind)}) for kind in KINDS
-)
+WAYS = st.one_of(st.just(Way()), st.builds(Way, delay_ms=st.floats(1, 100), jitter_ms=st.floats(0, 1)))
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Return anything that may stand in a field of this type."""
+    if kind is Way:
+        return WAYS
+    if get_origin(kind) in {Union, UnionType}:
+        return st.one_of(map(values, get_args(kind)))
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if get_origin(kind) is dict:
+        return st.dictionaries(*map(values, get_args(kind)), max_size=3)
+    if get_origin(kind) is tuple:
+        return st.lists(values(get_args(kind)[0]), max_size=3).map(tuple)
+    return PLAIN[kind] if kind in PLAIN else built(kind)
+
+
+def built(kind: type[msgspec.Struct]) -> st.SearchStrategy[msgspec.Struct]:
+    """Return any struct of this kind."""
+    return st.builds(kind, **{field.name: values(field.type) for field in msgspec.structs.fields(kind)})
+
+
+EVENTS = st.one_of(built(kind) for kind in KINDS)
 
 
 def write_all(path: Path, events: list[Event]) -> None:
