@@ -25,6 +25,7 @@ from flcommon.events import (
     TrialPrepared,
 )
 from flcommon.seeding import seed_everything
+from flserver.control import Control
 from flserver.credentials import server_credentials
 from flserver.grid import GrpcGrid
 from flserver.quiet import Quiet
@@ -64,11 +65,15 @@ def run_trials(job: ServerJob, app: ServerApp, grid: GrpcGrid, log: EventLog) ->
     try:
         if job.warmup is not None:
             run_trial(job.warmup, app, grid, log)
+        if job.probe:
+            grid.probe("before")
         for trial in job.trials:
             if done:
                 quiet.between(job.trials[done - 1].index, job.trials[done - 1].rounds, now())
             run_trial(trial, app, grid, log, quiet)
             done += 1
+        if job.probe:
+            grid.probe("after")
     finally:
         log.write(CampaignEnded(ok=done == len(job.trials), trials_done=done))
 
@@ -76,7 +81,7 @@ def run_trials(job: ServerJob, app: ServerApp, grid: GrpcGrid, log: EventLog) ->
 def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog, quiet: Quiet | None = None) -> None:
     """Run one trial from fresh state, and log it whether it succeeds or not."""
     log.write(TrialOpened(trial=trial.index))
-    rounds = Rounds(log, trial.index, quiet)
+    rounds = Rounds(log, trial.index, quiet, Control(trial, grid.roster, log))
     grid.begin(trial.index, rounds)
     grid.roster.open_trial(trial.index)
     seed_everything(trial.seed)

@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from flcommon.inbox import Heard
 
 
+PROBE_BYTES, MOST_PROBE_BYTES = 250_000, 4_000_000
+"""How large a probe's loads are before any message has been sent (as the study's model), and at most."""
+PROBE_TIMEOUT_S = 600.0
+
+
 @dataclass(frozen=True)
 class _Asked:
     """An instruction that waits for its reply, until `expires_s` of the monotonic clock: Flower's time to live."""
@@ -67,6 +72,7 @@ class GrpcGrid(Grid):
         self._run = flower.empty_run(0)
         self._idle_since: float | None = None
         self._arrived_bytes = 0
+        self._largest_bytes = 0
 
     def begin(self, trial: int, rounds: Rounds) -> None:
         """Work for this trial from now on: what an earlier one left unanswered is forgotten."""
@@ -77,6 +83,11 @@ class GrpcGrid(Grid):
         run = flower.empty_run(flower.run_id(trial))
         self.set_run(run)
         flower.set_identity(run.run_id, flower.SERVER_NODE_ID)
+
+    def probe(self, stage: str) -> None:
+        """Let the clients look at their natural paths, with loads as large as the largest message so far."""
+        size_bytes = min(self._largest_bytes or PROBE_BYTES, MOST_PROBE_BYTES)
+        self.roster.measure(stage, size_bytes, PROBE_TIMEOUT_S)
 
     # --- flwr.serverapp.Grid -----------------------------------------------------------------------------------------
 
@@ -209,6 +220,7 @@ class GrpcGrid(Grid):
         self._exchange.expect(message_id)
         frame = wire.Instruction(message_id, place["trial"], place["round"])
         watch = Sending(MessageSent, place, self._log, parts.size_bytes, built, now())
+        self._largest_bytes = max(self._largest_bytes, parts.size_bytes)
         parcel = Parcel(frame, (parts.skeleton, *parts.segments), watch)
         given_up = self.roster.instruct(message.metadata.dst_node_id, parcel)
         if given_up is not None:
