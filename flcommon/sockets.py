@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from flcommon.events import Tcp
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -92,8 +90,3 @@ def _silent_s(info: bytes) -> float:
 def _u32(info: bytes, offset: int) -> int:
     (value,) = struct.unpack_from("I", info, offset)
     return int(value)
-
-
-def tcp_of(info: bytes, congestion: str = "") -> Tcp:
-    """Placeholder until the sampling part is merged."""
-    raise NotImplementedError
