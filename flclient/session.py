@@ -51,7 +51,7 @@ def run_client(job: ClientJob, log: EventLog, started: float) -> None:
 def take_part(job: ClientJob, app: ClientApp, log: EventLog) -> None:
     """Join the server and run the app on what it says, until it says goodbye; raises ConnectionFailed."""
     arriving = _Arriving(job.host, log)
-    with Connection(job, log, arriving.progress) as connection:
+    with Connection(job, log, arriving.progress) as connection, connection.sampler:
         Session(job, app, connection, log).run()
 
 
@@ -138,11 +138,12 @@ class Session:
             decode_s=taken.until_s(now()),
         )
         self._log.write(event, heard.last)
+        self._connection.sampler.beside(self._job.host, frame.message)
         self._rounds = max(self._rounds, frame.round)
         reply = self._call(place, trial, message, context)
         returned = now()
         parts = self._encoded(reply, message, place)
-        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now())
+        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now(), self._connection.sampler)
         asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
         self._connection.send(asked, (parts.skeleton, *parts.segments), watch)
 

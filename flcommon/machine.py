@@ -27,6 +27,8 @@ _SENSORS = (
 )
 """Where in /sys/class a sensor's kind stands, where its value, and which kinds are a processor's: the surest first."""
 _COLDEST_C, _HOTTEST_C = -60.0, 200.0
+SHORTEST_S = 0.05
+"""Shares of a shorter time are not told: processors' time is counted in ticks of 10 ms."""
 _IDLE, _WAITING, _STOLEN = 3, 4, 7
 _FEWEST, _KINDS = 4, 8
 """Kinds of ticks in /proc/stat: as Linux 2.4 had them, and without those of guests, which are counted twice."""
@@ -65,11 +67,13 @@ class Machine:
         """Look; shares are those since the last look, or since the beginning."""
         before, after = self._before, self._moment()
         self._before = after
-        total = after.ticks.total - before.ticks.total
-        processors = after.ticks.processors or os.cpu_count() or 1
+        spent_ns = after.mono_ns - before.mono_ns
+        long_enough = spent_ns >= SHORTEST_S * 1e9
+        total = long_enough * (after.ticks.total - before.ticks.total)
+        processors = long_enough * (after.ticks.processors or os.cpu_count() or 1)
         return HostSampled(
             cpu_pct=_percent(after.ticks.busy - before.ticks.busy, total),
-            own_cpu_pct=_percent(after.own_ns - before.own_ns, (after.mono_ns - before.mono_ns) * processors),
+            own_cpu_pct=_percent(after.own_ns - before.own_ns, spent_ns * processors),
             steal_pct=_percent(after.ticks.stolen - before.ticks.stolen, total),
             load_1min=self._load(),
             memory_free_mb=available_mb(contents(self._proc / "meminfo")),
