@@ -23,7 +23,8 @@ from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import ConnectionBack, ConnectionLost
 from flcommon.inbox import Heard, Inbox
 from flcommon.outbox import Outbox, Watch, Wire
-from flcommon.sockets import connections
+from flcommon.sampling import Sampler
+from flcommon.sockets import Address, connections, dialled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,6 +80,8 @@ class Connection:
         self._inbox: Inbox[wire.FromServer] = Inbox(wire.from_server, self._outbox.confirm, self._progress)
         self._leaving = threading.Event()
         self._line: _Line | None = None
+        self._server = dialled(job.server_address)
+        self.sampler = Sampler(job.sample_every_s, log, (job.host,), self._peer)
         self._joined = False
         self._lost: Moment | None = None
         self._attempts = 0
@@ -139,6 +142,11 @@ class Connection:
     def over(self) -> bool:
         """Whether nothing more will come from the server."""
         return not self._reader.is_alive()
+
+    def _peer(self, _client: str) -> Address | None:
+        """Where the server is, while it is reached: nowhere to look if a relay is between, which looks itself."""
+        reached = self._joined and self._lost is None and self._address == self._job.server_address
+        return self._server if reached else None
 
     # --- the reader's thread ------------------------------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ def take_part(job: ClientJob, app: ClientApp, log: EventLog) -> None:
         address = shaper.address if shaper else ""
         connection = stack.enter_context(Connection(job, log, arriving.progress, address))
         conductor = stack.enter_context(Conductor(job, shaper, log)) if shaper else None
+        stack.enter_context(connection.sampler)
         Session(job, app, connection, log, conductor).run()
 
 
@@ -186,6 +187,7 @@ class Session:
             decode_s=taken.until_s(now()),
         )
         self._log.write(event, heard.last)
+        self._connection.sampler.beside(self._job.host, frame.message)
         self._rounds = max(self._rounds, frame.round)
         if self._conductor is not None:
             self._conductor.mark(place, up=False)
@@ -194,7 +196,7 @@ class Session:
         reply = self._call(place, trial, message, context)
         returned = now()
         parts = self._encoded(reply, message, place)
-        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now())
+        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now(), self._connection.sampler)
         asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
         self._connection.send(asked, (parts.skeleton, *parts.segments), watch)
         if self._conductor is not None:

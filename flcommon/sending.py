@@ -10,11 +10,15 @@ from flcommon.events import MessageSent, Place, Redelivered, ReplySent
 if TYPE_CHECKING:
     from flcommon.eventlog import EventLog, Moment
     from flcommon.outbox import Offered
+    from flcommon.sampling import Sampler
 
 
 @dataclass(frozen=True)
 class Sending:
-    """A message, built and encoded at these moments; logs what becomes of it (flcommon.outbox.Watch)."""
+    """A message, built and encoded at these moments; logs what becomes of it (flcommon.outbox.Watch).
+
+    The connection that it went by is looked at right after.
+    """
 
     event: type[MessageSent | ReplySent]
     place: Place
@@ -22,6 +26,7 @@ class Sending:
     size_bytes: int
     built: Moment
     encoded: Moment
+    sampler: Sampler | None = None
 
     def offered(self, how: Offered) -> None:
         """Log that all of it has gone into gRPC, as of its first byte."""
@@ -34,6 +39,8 @@ class Sending:
             send_s=how.first.until_s(how.last),
         )
         self.log.write(event, how.first)
+        if self.sampler is not None:
+            self.sampler.beside(self.place["client"], self.place["message"])
 
     def redelivered(self, start: int, size_bytes: int) -> None:
         """Log that it goes into a new connection."""

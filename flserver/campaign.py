@@ -44,8 +44,8 @@ PREPARE_TIMEOUT_S = 600.0
 
 def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
     """Run all trials of the job; `started` is the process's start on `time.monotonic`. Raises FieldlabError."""
-    grid = GrpcGrid(job.campaign, job.clients, log, job.transport)
-    with _closing(grid):
+    grid = GrpcGrid(job.campaign, job.clients, log, job.transport, job.sample_every_s)
+    with _closing(grid), grid.sampler:
         credentials = server_credentials(job.tls) if job.tls else None
         log.write(Listening(address=grid.streams.listen(job.listen, credentials)))
         importing = time.monotonic()

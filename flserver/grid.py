@@ -26,6 +26,7 @@ from flcommon.events import (
     Transferring,
 )
 from flcommon.job import Transport
+from flcommon.sampling import Sampler
 from flcommon.sending import Sending
 from flserver.errors import ServerError
 from flserver.exchange import Exchange
@@ -57,11 +58,17 @@ class GrpcGrid(Grid):
     """Flower's Grid on the streams of one campaign; `begin` says which trial it works for."""
 
     def __init__(
-        self, campaign: str, clients: Sequence[str], log: EventLog, transport: Transport | None = None
+        self,
+        campaign: str,
+        clients: Sequence[str],
+        log: EventLog,
+        transport: Transport | None = None,
+        sample_every_s: float = 0.0,
     ) -> None:
         self._transport = transport or Transport()
         self.streams = Streams(campaign, clients, self, log, self._transport)
         self.roster = self.streams.roster
+        self.sampler = Sampler(sample_every_s, log, clients, self.roster.address_of)
         self._names = {node_id: client for client, node_id in self.roster.node_ids.items()}
         self._log = log
         self._exchange = Exchange()
@@ -175,6 +182,7 @@ class GrpcGrid(Grid):
             error=message.error.reason if message.has_error() else None,
         )
         self._log.write(event, heard.last)
+        self.sampler.beside(client, reply.message)
         self._arrived_bytes += heard.size_bytes
         self._note_clocks(client, reply, heard)
         if message.has_content() and (values := _scalars(message)):
@@ -219,7 +227,7 @@ class GrpcGrid(Grid):
         self._asked[message_id] = _Asked(place, message, time.monotonic() + message.metadata.ttl)
         self._exchange.expect(message_id)
         frame = wire.Instruction(message_id, place["trial"], place["round"])
-        watch = Sending(MessageSent, place, self._log, parts.size_bytes, built, now())
+        watch = Sending(MessageSent, place, self._log, parts.size_bytes, built, now(), self.sampler)
         self._largest_bytes = max(self._largest_bytes, parts.size_bytes)
         parcel = Parcel(frame, (parts.skeleton, *parts.segments), watch)
         given_up = self.roster.instruct(message.metadata.dst_node_id, parcel)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from flcommon import wire
 from flcommon.eventlog import Moment, now
 from flcommon.inbox import Heard, Inbox
 from flcommon.outbox import Outbox, Watch, Wire
+from flcommon.sockets import Address, peer_address
 from flserver.probes import Probes
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ class Line:
     def address(self) -> str:
         """Where the client is, in gRPC's words: `ipv4:192.0.2.21:50123`."""
         return str(self.context.peer())
+
+    @cached_property
+    def peer(self) -> Address | None:
+        """The same as the kernel has it, None of what is no IP address."""
+        return peer_address(self.address)
 
 
 @dataclass(frozen=True)

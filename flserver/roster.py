@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from flcommon.inbox import Heard
     from flcommon.job import Transport
+    from flcommon.sockets import Address
 
 FIRST_NODE_ID = 1001
 """Clients get node ids from here on, in the order of the job; 1 is Flower's SuperLink."""
@@ -86,6 +87,11 @@ class Roster:
     def absent(self) -> dict[str, str]:
         """Why clients are given up, by name."""
         return {peer.name: peer.given_up for peer in self._peers.values() if peer.given_up is not None}
+
+    def address_of(self, client: str) -> Address | None:
+        """Where a client's connection comes from, None while there is none. Asks for no lock: it is asked often."""
+        line = self._peers[client].line
+        return line.peer if line is not None else None
 
     # --- what the campaign says ---------------------------------------------------------------------------------------
 

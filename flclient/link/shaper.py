@@ -215,8 +215,8 @@ class Shaper:
         for line in pipe or ():
             try:
                 self._take(decoded(protocol.answers.decode, line))
-            except msgspec.MsgspecError as error:
-                self._broke = self._broke or f"the {self.layer} layer said what cannot be understood ({error})"
+            except (msgspec.MsgspecError, OSError) as error:  # OSError: the log cannot be written
+                self._broke = self._broke or f"an answer of the {self.layer} layer was lost ({error})"
             self._changed.set()
         if pipe is not None:
             pipe.close()

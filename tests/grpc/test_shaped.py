@@ -149,7 +149,8 @@ def test_what_was_set_is_logged_with_what_was_applied(story: Any) -> None:
 def test_the_relay_tells_what_it_did_to_each_message(story: Any) -> None:
     """Beside each message and direction; bytes add up to what has gone through."""
     used = [event for event in story.events("shaped", LinkUsed) if event.trial == 0]
-    assert {(event.round, event.up) for event in used} == {(r, up) for r in range(1, ROUNDS + 1) for up in (True, False)}
+    both = (True, False)
+    assert {(event.round, event.up) for event in used} == {(r, up) for r in range(1, ROUNDS + 1) for up in both}
     held = [one.held_mean_ms for one in used if one.up and one.kind == "train" and one.round not in controls(story, 0)]
     assert median(held) == pytest.approx(UP_MS, rel=0.05)
 
