@@ -187,7 +187,7 @@ class Session:
             decode_s=taken.until_s(now()),
         )
         self._log.write(event, heard.last)
-        self._connection.sampler.beside(self._job.host, frame.message)
+        self._connection.sampler.beside(place)
         self._rounds = max(self._rounds, frame.round)
         if self._conductor is not None:
             self._conductor.mark(place, up=False)
@@ -196,9 +196,13 @@ class Session:
         reply = self._call(place, trial, message, context)
         returned = now()
         parts = self._encoded(reply, message, place)
-        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now(), self._connection.sampler)
+        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now(), self._sent)
         asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
         self._connection.send(asked, (parts.skeleton, *parts.segments), watch)
+
+    def _sent(self, place: Place) -> None:
+        """A reply has gone into gRPC: look at what it goes by."""
+        self._connection.sampler.beside(place)
         if self._conductor is not None:
             self._conductor.mark(place, up=True)
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from flcommon.eventlog import EventLog, now
-from flcommon.events import HostSampled, TcpSampled
+from flcommon.events import HostSampled, Place, TcpSampled
 from flcommon.machine import Machine
 from flcommon.sockets import Address, Sockets
 
@@ -62,8 +62,11 @@ class Sampler:
         if self._thread.is_alive():
             self._thread.join(_LEAVE_S)
 
-    def beside(self, client: str, message: str | None) -> None:
-        """Write how the connection of a client is doing now; nothing if there is none, or nobody tells."""
+    def beside(self, place: Place) -> None:
+        """Write how the connection that a message goes by is doing now; nothing if there is none, or nobody tells."""
+        self._sample(place["client"], place["message"])
+
+    def _sample(self, client: str, message: str | None) -> None:
         peer = self._peer_of(client) if self._every_ns else None
         if peer is None:
             return
@@ -83,7 +86,7 @@ class Sampler:
         at = now()
         self._log.write(self._look(), at)
         for client in self._clients:
-            self.beside(client, None)
+            self._sample(client, None)
 
 
 def next_due(due_ns: int, at_ns: int, every_ns: int) -> int:

@@ -60,7 +60,7 @@ def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
 
 def run_trials(job: ServerJob, app: ServerApp, grid: GrpcGrid, log: EventLog) -> None:
     """Run the warm-up and the trials; what ends the campaign early is noted and raised."""
-    done = 0
+    done, rounds = 0, 0
     quiet = Quiet(log.path.parent, log, job.pull_every_s)
     try:
         if job.warmup is not None:
@@ -69,8 +69,8 @@ def run_trials(job: ServerJob, app: ServerApp, grid: GrpcGrid, log: EventLog) ->
             grid.probe("before")
         for trial in job.trials:
             if done:
-                quiet.between(job.trials[done - 1].index, job.trials[done - 1].rounds, now())
-            run_trial(trial, app, grid, log, quiet)
+                quiet.between(job.trials[done - 1].index, rounds, now())
+            rounds = run_trial(trial, app, grid, log, quiet)
             done += 1
         if job.probe:
             grid.probe("after")
@@ -78,8 +78,8 @@ def run_trials(job: ServerJob, app: ServerApp, grid: GrpcGrid, log: EventLog) ->
         log.write(CampaignEnded(ok=done == len(job.trials), trials_done=done))
 
 
-def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog, quiet: Quiet | None = None) -> None:
-    """Run one trial from fresh state, and log it whether it succeeds or not."""
+def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog, quiet: Quiet | None = None) -> int:
+    """Run one trial from fresh state, and log it whether it succeeds or not; return how many rounds it had."""
     log.write(TrialOpened(trial=trial.index))
     rounds = Rounds(log, trial.index, quiet, Control(trial, grid.roster, log))
     grid.begin(trial.index, rounds)
@@ -98,6 +98,7 @@ def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog,
         rounds.leave()
         log.write(TrialEnded(trial=trial.index, ok=ok, rounds=rounds.number, duration_s=rounds.total_s))
         grid.roster.close_trial(trial.index, ok=ok)
+    return rounds.number
 
 
 def _call(app: ServerApp, grid: GrpcGrid, trial: ServerTrial) -> None:

@@ -144,7 +144,8 @@ class Shaper:
         """Have logged what was done to a direction since its last mark: this message has gone by."""
         with self._lock:
             self._marked[place["message"], up] = place
-        self._say(protocol.Mark(message=place["message"], up=up))
+        with suppress(ShapingFailed):  # who asks for something is told
+            self._say(protocol.Mark(message=place["message"], up=up))
 
     def hold(self, is_over: Callable[[], bool]) -> None:
         """Return when the link is in force: at once, unless control was lost; also when all is over."""

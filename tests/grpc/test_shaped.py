@@ -122,13 +122,16 @@ def test_each_link_is_proved_before_its_trial(story: Any) -> None:
 
 
 def test_messages_take_longer_by_what_is_injected_and_only_then(story: Any) -> None:
-    """Both directions of the shaped client; its control rounds and the other client are as without."""
+    """Both directions of the shaped client; its control rounds and the other client are as without.
+
+    By the fastest of each: what holds up single messages on a busy machine is not the link.
+    """
     for up, injected_ms in ((True, UP_MS), (False, DOWN_MS)):
         took = took_ms(story, "shaped", 0, up=up)
-        natural = median(took[number] for number in controls(story, 0))
-        injected = median(ms for number, ms in took.items() if number not in controls(story, 0))
+        natural = min(took[number] for number in controls(story, 0))
+        injected = min(ms for number, ms in took.items() if number not in controls(story, 0))
         assert abs(injected - natural - injected_ms) < max(1.0, 0.05 * injected_ms) + 1.0
-        assert median(took_ms(story, "free", 0, up=up).values()) < injected_ms / 2
+        assert min(took_ms(story, "free", 0, up=up).values()) < injected_ms / 2
     assert controls(story, 0) == {3, 6}
 
 
@@ -147,12 +150,14 @@ def test_what_was_set_is_logged_with_what_was_applied(story: Any) -> None:
 
 
 def test_the_relay_tells_what_it_did_to_each_message(story: Any) -> None:
-    """Beside each message and direction; bytes add up to what has gone through."""
+    """Beside each message and direction; what is on its way at a mark counts with the next, so sums are what holds."""
     used = [event for event in story.events("shaped", LinkUsed) if event.trial == 0]
     both = (True, False)
     assert {(event.round, event.up) for event in used} == {(r, up) for r in range(1, ROUNDS + 1) for up in both}
-    held = [one.held_mean_ms for one in used if one.up and one.kind == "train" and one.round not in controls(story, 0)]
-    assert median(held) == pytest.approx(UP_MS, rel=0.05)
+    free = controls(story, 0)
+    told = [(one.size_bytes, one.held_mean_ms) for one in used if one.up and one.size_bytes and one.round not in free]
+    assert sum(size for size, _ in told) > (ROUNDS - len(free)) * PAYLOAD
+    assert max(held for _, held in told) == pytest.approx(UP_MS, rel=0.05)
 
 
 def test_the_natural_path_is_probed_before_and_after(story: Any) -> None:
