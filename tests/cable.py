@@ -1,6 +1,6 @@
 """Network namespaces joined by cables of known one-way delay and rate, for tests against the truth (Linux, root).
 
-Made without anything that it is to test: `tests.carrier` holds each packet in user space, and tells how long it really
+Made without anything that it is to test: `carrier.py` holds each packet in user space, and tells how long it really
 did. All is gone with the process that holds a `Cable`, however that ends.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from deploy.providers.netns import calls
-from tests.carrier import Ask, Carried, Change, End, Made, Plan, Told, Way
+from tests.cableplan import Ask, Carried, Change, End, Made, Plan, Told, Way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

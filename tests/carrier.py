@@ -23,11 +23,13 @@ import sys
 import time
 from collections import deque
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from deploy.providers.netns import calls
+from tests.cableplan import Ask, Carried, Change, End, Made, Plan, Told, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,70 +47,6 @@ _SPIN_NS = 150_000
 """A sleep may end so much too late: the rest is waited for awake."""
 _TUNSETIFF, _TUN, _NO_PACKET_INFO = 0x400454CA, 0x0001, 0x1000
 _TIMER_SLACK = 29
-
-
-class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """One direction. `drop`: which packets vanish, counted from 1 since this was set; `silent`: all of them."""
-
-    delay_ms: float = 0.0
-    rate_mbit: float | None = None
-    loss_pct: float = 0.0
-    drop: tuple[int, ...] = ()
-    silent: bool = False
-
-
-class End(msgspec.Struct, frozen=True, kw_only=True):
-    """A network namespace (a file below /proc; None: a new one), and the interface that it gets."""
-
-    address: str
-    interface: str = "end"
-    namespace: str | None = None
-    up: Way = Way()
-    down: Way = Way()
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True, tag="plan"):
-    """What to make; `bits` is the length of the network's prefix."""
-
-    ends: tuple[End, ...]
-    bits: int = 24
-
-
-class Made(msgspec.Struct, frozen=True, kw_only=True, tag="made"):
-    """It carries. The open files of this process that hold the ends' namespaces; whether it comes before others."""
-
-    namespaces: tuple[int, ...]
-    real_time: bool
-
-
-class Change(msgspec.Struct, frozen=True, kw_only=True, tag="change"):
-    """Be so from now on: what is on its way keeps its moment, and nothing overtakes it."""
-
-    end: int
-    up: Way
-    down: Way
-
-
-class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask"):
-    """Tell what was carried since the last time that somebody asked for this end."""
-
-    end: int
-
-
-class Carried(msgspec.Struct, frozen=True, kw_only=True):
-    """What one direction did: how long it really held each packet that it passed on, in milliseconds."""
-
-    packets: int
-    size_bytes: int
-    dropped: int
-    held_ms: tuple[float, ...]
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True, tag="told"):
-    """An answer: nothing, or both directions."""
-
-    up: Carried | None = None
-    down: Carried | None = None
 
 
 class _Line:
@@ -173,10 +111,12 @@ class Carrier:
     def __init__(self, plan: Plan) -> None:
         self._own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.namespaces = [self._namespace(end) for end in plan.ends]
-        self._devices = [
-            self._device(end, namespace, plan.bits) for end, namespace in zip(plan.ends, self.namespaces, strict=True)
-        ]
-        self._places = {IPv4Address(end.address).packed: number for number, end in enumerate(plan.ends)}
+        self._devices = [self._device(plan, number) for number in range(len(plan.ends))]
+        self._places = {
+            IPv4Address(address).packed: number
+            for number, end in enumerate(plan.ends)
+            for address in (end.address, *end.behind)
+        }
         self._give_hub = self._to(HUB)
         seeds = random.Random(1)  # noqa: S311 - losses, the same in each run
         numbers = range(1, len(plan.ends))
@@ -195,17 +135,22 @@ class Carrier:
         finally:
             calls.come_back(self._own, calls.NEW_NET)
 
-    def _device(self, end: End, namespace: int, bits: int) -> int:
+    def _device(self, plan: Plan, number: int) -> int:
         """Make a network interface in a namespace, which is there as long as the file that this returns."""
-        with calls.inside(namespace, self._own, calls.NEW_NET):
+        end = plan.ends[number]
+        far = [address for other in plan.ends if other is not end for address in other.behind]
+        with calls.inside(self.namespaces[number], self._own, calls.NEW_NET):
             device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             flags = _TUN | _NO_PACKET_INFO
             fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", end.interface.encode(), flags))
             _ip(
                 f"link set {end.interface} addrgenmode none",
-                f"addr add {end.address}/{bits} dev {end.interface}",
+                f"addr add {end.address}/{plan.bits} dev {end.interface}",
                 f"link set {end.interface} mtu {_MTU} txqueuelen 10000 up",
+                *(f"route add {address}/32 dev {end.interface}" for address in far),
             )
+            if end.behind:
+                Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         return device
 
     def _to(self, number: int) -> Callable[[bytes, int], bool]:

@@ -19,7 +19,8 @@ from statistics import median
 import psutil
 import pytest
 
-from tests.cable import Both, Way, cabled, why_not
+from tests.cable import Both, cabled, carried, why_not
+from tests.cableplan import End, Way
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
 
@@ -234,6 +235,20 @@ def test_nothing_overtakes_when_a_delay_shrinks(cable):
         cable.become(1, Both())
         far.send(b"third")
         assert [data for data, _ in received(hub, 3)] == [b"first", b"second", b"third"]
+
+
+def test_a_machine_behind_an_end_is_reached():
+    """From the hub and from another end, through the delays in between: here, an address of the end's own loopback."""
+    ends = [
+        End(address="198.18.0.1"),
+        End(address="198.18.0.2", behind=("198.18.1.1",), down=Way(delay_ms=10)),
+        End(address="198.18.0.3", up=Way(delay_ms=20)),
+    ]
+    with carried(ends) as star:
+        star.on(1, "ip", "addr", "add", "198.18.1.1/32", "dev", "lo")
+        for end, rtt_ms in ((0, 10), (2, 30)):
+            said = star.on(end, "ping", "-n", "-c", "3", "-i", "0.01", "198.18.1.1")
+            assert min(map(float, re.findall(r"time=([\d.]+)", said))) == pytest.approx(rtt_ms, abs=1)
 
 
 @pytest.mark.parametrize("victim", ["holder", "carrier"])
