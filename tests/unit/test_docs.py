@@ -12,13 +12,14 @@ import pytest
 import typer
 import yaml
 
-from deploy import errors, inventory, playbook
+from deploy import errors, inventory, playbook, settings
 from deploy.cli import EXIT_CODES, app
 from deploy.errors import DeployError
 from deploy.inventory import load_inventory
 from deploy.playbook import load_playbook
 from flcommon import events
-from flcommon.delay import Constant, Seconds, Trace
+from flcommon.delay import Constant, Delay, Seconds, Trace
+from flcommon.job import Stop
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
@@ -107,9 +108,9 @@ def test_every_key_of_the_files_is_explained(key):
 SECTIONS = {
     "ssh": inventory.Ssh,
     "python": inventory.Python,
-    "data": playbook.Data,
-    "stop": playbook.Stop,
-    "delay": playbook.Delay,
+    "data": settings.Data,
+    "stop": Stop,
+    "delay": Delay,
     "transport": playbook.TransportSection,
 }
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from deploy.app import embedded
 from deploy.plan import Plan, learning_seed, make_plan
-from deploy.playbook import Condition, Data, Playbook, Settings, load_playbook
+from deploy.playbook import Playbook, load_playbook
+from deploy.settings import Condition, Data, Settings
 from flcommon.delay import Constant, Delay
 from flcommon.job import AppRef, Tls, Transport
 
