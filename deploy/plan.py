@@ -109,11 +109,16 @@ class Plan:
         )
 
 
-def make_plan(playbook: Playbook, clients: Sequence[str], rules: Mapping[str, Rule] | None = None) -> Plan:
+def make_plan(
+    playbook: Playbook,
+    clients: Sequence[str],
+    rules: Mapping[str, Rule] | None = None,
+    shaping: Mapping[str, Shaping] | None = None,
+) -> Plan:
     """Return the plan: every condition once in each repeat, in the playbook's order, blocks of one repeat.
 
-    `rules` are the playbook's, by client (`deploy.links.assigned`). Raises ValueError if there is no client, or a name
-    is there twice.
+    `rules` are the playbook's, by client (`deploy.links.assigned`), `shaping` says by which layer each client's link
+    comes. Raises ValueError if there is no client, or a name is there twice.
     """
     if not clients or len(set(clients)) < len(clients):
         raise ValueError(f"a plan needs clients with different names, not {list(clients)}")
@@ -123,7 +128,7 @@ def make_plan(playbook: Playbook, clients: Sequence[str], rules: Mapping[str, Ru
         for repeat in range(playbook.repeats)
         for trial in _block(playbook, repeat)
     ]
-    return Plan(playbook=playbook, clients=tuple(clients), trials=tuple(trials))
+    return Plan(playbook=playbook, clients=tuple(clients), trials=tuple(trials), shaping=shaping or {})
 
 
 def _links(settings: Settings, clients: Sequence[str], rules: Mapping[str, Rule]) -> dict[str, Link]:

@@ -20,6 +20,7 @@ from deploy.playbook import load_playbook
 from flcommon import events
 from flcommon.delay import Constant, Delay, Seconds, Trace
 from flcommon.job import Stop
+from flcommon.link import Burst, Way
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
@@ -55,7 +56,7 @@ def test_every_example_of_the_documentation_loads(tmp_path, body):
     place.mkdir()
     for name in re.findall(r"\bfile: *([\w./-]+)", body):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text("1\n")
+        (place / name).write_text("time_s,delay_ms\n0,1\n" if name.endswith(".csv") else "1\n")
     for name in re.findall(r"^app: *(\.[\w./-]+)", body, re.MULTILINE):
         shutil.copytree(REPOSITORY / "tests" / "apps" / "quickstart", place / name)
     (place / "example.yaml").write_text(body)
@@ -112,6 +113,8 @@ SECTIONS = {
     "stop": Stop,
     "delay": Delay,
     "transport": playbook.TransportSection,
+    "link": Way,
+    "link.loss_burst": Burst,
 }
 
 
