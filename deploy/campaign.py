@@ -22,6 +22,7 @@ from deploy.manifest import SCHEMA_VERSION, HostRecord, Manifest
 from deploy.phases import Phases
 from deploy.plan import make_plan
 from deploy.rundir import RunDirectory
+from deploy.shaping import client_rules, wishes
 from deploy.versions import controller_versions
 from deploy.watch import CLIENT_EVENTS, SERVER_EVENTS, CampaignWatch
 from deploy.worker import Worker
@@ -75,11 +76,12 @@ def up(request: Request, view: View) -> None:
     phases = Phases(view)
     phases.begin("hosts")
     with request.lab as inventory:
+        rules, wished = client_rules(request.playbook, inventory.clients), wishes(request.playbook, inventory.clients)
         view.hosts([host.name for host in inventory.hosts])
         phases.begin("connect")
         with assembled(inventory, request.connect, view, request.min_clients) as crew:
             phases.begin("look")
-            crew.look(request.playbook.app)
+            crew.look(request.playbook.app, wished)
             crew.make_way(replace=request.replace)
             phases.begin("prepare")
             crew.prepare_python(Kit(request.playbook.app, refresh=request.refresh))
@@ -89,7 +91,7 @@ def up(request: Request, view: View) -> None:
                 crew.prepare_keys(bundle)
             else:
                 view.note(NO_TLS)
-            plan = make_plan(request.playbook, crew.clients)
+            plan = make_plan(request.playbook, crew.clients, rules, crew.shaping)
             campaign = assign(plan, bundle, crew)
             run = RunDirectory.of(request.runs, campaign.manifest)
             watch = CampaignWatch(view.event, on_note=view.note, on_pause=pull_quietly(campaign, run, view))
@@ -145,6 +147,7 @@ def describe(name: str, created: datetime, plan: Plan, bundle: Bundle, crew: Cre
         phases_s={},
         absent={host: str(error) for host, error in crew.absent.items()},
         tls=plan.playbook.tls,
+        shaping=dict(plan.shaping),
     )
 
 
