@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from deploy.authority import credentials
 from deploy.bundle import code_directory
+from deploy.clocks import conversing
 from deploy.crew import assembled
 from deploy.custody import Campaign, pull_quietly, recorded, stopped
 from deploy.environment.kit import Kit
@@ -96,7 +97,7 @@ def up(request: Request, view: View) -> None:
             run = RunDirectory.of(request.runs, campaign.manifest)
             watch = CampaignWatch(view.event, on_note=view.note, on_pause=pull_quietly(campaign, run, view))
             watch.on_host = view.host
-            with recorded(campaign, run, phases), stopped(campaign, watch, phases):
+            with recorded(campaign, run, phases), stopped(campaign, watch, phases), conversing(campaign, run, watch):
                 phases.begin("start")
                 start(campaign, plan, inventory.server_address, certified(campaign, plan, crew), watch)
                 if request.detach:
