@@ -29,6 +29,7 @@ from deploy.analysis.exchanges import (
 )
 from deploy.analysis.wall import Step, WallClock, wall_clock
 from flcommon.eventlog import processes
+from flcommon.events import MessageReceived
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from deploy.analysis.exchanges import Ssh
     from deploy.manifest import Manifest
     from flcommon.eventlog import Reading
+    from flcommon.events import ClockExchange, Stamp
 
 Source = Literal["gRPC", "SSH", "both"]
 NS = 1_000_000_000
@@ -83,17 +85,19 @@ class ClockMap:
 
 @dataclass(frozen=True)
 class ClientProcess:
-    """A client's process, the server's process that it belongs to, and the map between the two where there is one."""
+    """A client's process, the server's process that it belongs to, the map between the two, and their exchanges."""
 
     process: Process
     server: Process
     clock: ClockMap | None = None
+    exchanges: Sequence[tuple[Stamp, ClockExchange]] = ()
 
 
 @dataclass
 class Clocks:
-    """All client processes of a run with their clocks, what was found in numbers, and what is wrong in words."""
+    """All processes of a run with their clocks, what was found in numbers, and what is wrong in words."""
 
+    servers: list[Process] = field(default_factory=list)
     clients: list[ClientProcess] = field(default_factory=list)
     found: list[ClockFound] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -106,11 +110,11 @@ def read_clocks(run: Path, manifest: Manifest, readings: Mapping[str, Reading]) 
     if problem:
         clocks.problems.append(problem)
     controllers = by_controller(ssh)
-    servers = [each for host in manifest.hosts if host == manifest.server for each in _processes(host, readings)]
+    clocks.servers += _processes(manifest.server, readings)
     for client in manifest.clients:
-        if servers:
-            _compare(clocks, _processes(client, readings), servers, controllers)
-    for server in servers:
+        if clocks.servers:
+            _compare(clocks, _processes(client, readings), controllers)
+    for server in clocks.servers:
         wall = wall_clock((stamp.mono_ns, stamp.wall_ns) for stamp, _ in server.told)
         clocks.problems += [f"{server.host}: {_stepped(step, wall)}" for step in (wall.steps if wall else ())]
     return clocks
@@ -120,12 +124,10 @@ def _processes(host: str, readings: Mapping[str, Reading]) -> list[Process]:
     return [Process(host, number, told) for number, told in enumerate(processes(readings[host].events))]
 
 
-def _compare(
-    clocks: Clocks, own: Sequence[Process], servers: Sequence[Process], controllers: Sequence[Sequence[Ssh]]
-) -> None:
+def _compare(clocks: Clocks, own: Sequence[Process], controllers: Sequence[Sequence[Ssh]]) -> None:
     """Find the clock of each of a client's processes."""
     left = list(own)
-    for server in servers:
+    for server in clocks.servers:
         for session in sessions(server.told):
             if not own or session.client != own[0].host:
                 continue
@@ -136,7 +138,7 @@ def _compare(
     known = {each.process.number for each in clocks.clients if own and each.process.host == own[0].host}
     for process in own:
         if process.number not in known:
-            _note(clocks, process, servers[-1], (Session(process.host), controllers))
+            _note(clocks, process, clocks.servers[-1], (Session(process.host), controllers))
 
 
 def _note(clocks: Clocks, process: Process, server: Process, told: tuple[Session, Sequence[Sequence[Ssh]]]) -> None:
@@ -149,12 +151,13 @@ def _note(clocks: Clocks, process: Process, server: Process, told: tuple[Session
     if by_grpc and by_ssh and source == "gRPC" and whole and _contradict(whole, by_ssh):
         clocks.problems.append(f"{name}: its clock exchanges over SSH contradict those over gRPC; the latter are used")
     clock = ClockMap(whole, process.first_ns, server.first_ns) if whole else None
-    clocks.clients.append(ClientProcess(process, server, clock))
+    clocks.clients.append(ClientProcess(process, server, clock, session.exchanges))
     counts = ClockFound(
         client=process.host, process=process.number, grpc_exchanges=len(by_grpc), ssh_exchanges=len(by_ssh)
     )
     if clock is None or source is None:
-        clocks.problems.append(f"{name}: no exchange tells of its clock: one-way times are not known")
+        if any(isinstance(event, MessageReceived) for _, event in process.told):
+            clocks.problems.append(f"{name}: no exchange tells of its clock: one-way times are not known")
         clocks.found.append(counts)
         return
     found, problems = _found(counts, clock, (process, server, session), by_grpc + by_ssh)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from deploy.analysis.clock import ClientProcess, ClockMap
     from deploy.analysis.exchanges import Process
+    from deploy.analysis.sides import Tcp
     from deploy.manifest import Manifest
     from flcommon.events import OfMessage
 
@@ -231,7 +232,7 @@ def _timed(row: MessageRow, sent_ns: int, received_ns: int, uncertainty_s: float
     )
 
 
-def _with_tcp(row: MessageRow, tcp: _Tcp) -> MessageRow:
+def _with_tcp(row: MessageRow, tcp: Tcp) -> MessageRow:
     sample = tcp.beside(row.message)
     if sample is None:
         return row

@@ -1,4 +1,4 @@
-"""What one side of a connection wrote about its messages: sent, received, sent again, and the kernel's word beside them.
+"""What one side of a connection wrote about its messages: sent, received, sent again, and what the kernel said beside.
 
 Moments are of that side's monotonic clock.
 """
