@@ -24,15 +24,18 @@ if TYPE_CHECKING:
     from deploy.manifest import Manifest
     from flcommon.events import OfMessage
 
-FIRST_WINDOW_BYTES = 14480
-"""What TCP sends without an answer, after a pause too (RFC 6928): a delay counts again for all that is longer."""
+WINDOW_BYTES = {"kernel": 14480, "relay": 4 << 20}
+"""What is sent before an answer is waited for: a delay counts again for all that is longer.
+
+For TCP, after a pause too, ten segments (RFC 6928); a relay ends TCP, and holds as many bytes of a connection.
+"""
 
 RESENT = "resent"
 CHANGED = "link changed"
 LIFTED = "link lifted"
 BELOW = "below uncertainty"
 LOSSY = "loss injected"
-WINDOW = "longer than TCP's first window"
+WINDOW = "longer than the first window"
 UNFIT = frozenset({RESENT, CHANGED, LIFTED, BELOW})
 """With such a flag a time says nothing; with another one, only its natural part does not."""
 
@@ -251,8 +254,8 @@ def _flags(row: MessageRow, injected: Injected | None) -> list[str]:
         flags.append(BELOW)
     if injected is not None and injected.lossy:
         flags.append(LOSSY)
-    if injected is not None and injected.layer == "kernel" and injected.delay_ms:
-        flags += [WINDOW] if (row.wire_bytes or 0) > FIRST_WINDOW_BYTES else []
+    if injected is not None and injected.layer and injected.delay_ms:
+        flags += [WINDOW] if (row.wire_bytes or 0) > WINDOW_BYTES[injected.layer] else []
     return flags
 
 
