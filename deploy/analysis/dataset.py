@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deploy.analysis.clientlog import client_rounds
+from deploy.analysis.clock import read_clocks
 from deploy.analysis.complaints import complaints
+from deploy.analysis.idle import idle_trips
+from deploy.analysis.messages import message_rows
+from deploy.analysis.network import network, network_problems
 from deploy.analysis.rows import Dataset, Trial
 from deploy.analysis.serverlog import TrialLog, trial_logs
 from deploy.errors import InputError
@@ -36,11 +40,18 @@ def read_dataset(run: Path) -> Dataset:
     """Read the run in directory `run`; raises InputError when it holds no manifest that this version can read."""
     manifest = read_manifest(run)
     readings = {host: _read(run / "raw" / host / EVENTS_FILE) for host in manifest.hosts}
+    clocks = read_clocks(run, manifest, readings)
+    messages = tuple(message_rows(manifest, clocks.servers, clocks.clients))
+    found = network(manifest, clocks.clients, messages, tuple(idle_trips(clocks.clients)))
+    told = (*_problems(run, manifest, readings), *clocks.problems, *network_problems(found, clocks.clients))
     return Dataset(
         manifest=manifest,
         trials=tuple(_trials(manifest, readings)),
         versions=dict(_versions(readings)),
-        problems=tuple(_problems(run, manifest, readings)),
+        problems=told,
+        messages=messages,
+        clocks=tuple(clocks.found),
+        network=found,
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes `report/` (page and figures) and `dataset.parquet` into a run directory, from what the directory holds alone.
+"""Writes `report/` (page and figures), `dataset.parquet` and `messages.parquet` into a run directory, from it alone.
 
 A report can be rebuilt at any time and on any machine. Nothing in raw/ or in the manifest is touched.
 """
@@ -101,6 +101,7 @@ def _write_table(run: Path, dataset: Dataset) -> None:
         from deploy.analysis import table  # noqa: PLC0415 - polars takes 0.4 s to import
 
         table.frame(dataset).write_parquet(run / "dataset.parquet")
+        table.messages_frame(dataset.messages).write_parquet(run / "messages.parquet")
 
 
 def _summary(analysis: Analysis, said: tuple[str, ...], index: Path, figure: Path | None) -> Summary:

@@ -6,6 +6,9 @@ from typing import Literal
 
 import msgspec
 
+from deploy.analysis.clock import ClockFound
+from deploy.analysis.messages import MessageRow
+from deploy.analysis.network import Network
 from deploy.manifest import Manifest, PlannedTrial
 
 Status = Literal["complete", "failed", "unfinished", "not started"]
@@ -83,12 +86,18 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
-    """A run: its manifest, its trials in the order of the plan, each host's versions, and what was wrong."""
+    """A run: its manifest, its trials in the order of the plan, each host's versions, and what was wrong.
+
+    `messages` are all that the server sent and got, `clocks` and `network` what was found of each client's.
+    """
 
     manifest: Manifest
     trials: tuple[Trial, ...]
     versions: dict[str, dict[str, str]]
     problems: tuple[str, ...]
+    messages: tuple[MessageRow, ...] = ()
+    clocks: tuple[ClockFound, ...] = ()
+    network: Network = Network()
 
     @property
     def complete(self) -> tuple[Trial, ...]:

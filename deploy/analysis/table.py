@@ -1,15 +1,20 @@
-"""The run as one table for other tools: dataset.parquet, a row for each client in each round of each trial."""
+"""The run as tables for other tools: dataset.parquet has a row for each client in each round of each trial.
+
+messages.parquet has one for each message and direction: `deploy.analysis.messages.MessageRow`, flags joined by "; ".
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+import msgspec
 import polars as pl
 
+from deploy.analysis.messages import MessageRow
 from deploy.labels import value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from deploy.analysis.rows import ClientRound, Dataset, Round, Trial
 
@@ -32,11 +37,23 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "injected_measured_s": pl.Float64,
 }
 
+_TYPES: dict[type, type[pl.DataType]] = {int: pl.Int64, float: pl.Float64, str: pl.String, bool: pl.Boolean}
+MESSAGES: dict[str, type[pl.DataType]] = {
+    field.name: next((kind for name, kind in _TYPES.items() if name in (field.type, *get_args(field.type))), pl.String)
+    for field in msgspec.structs.fields(MessageRow)
+}
+
 
 def frame(dataset: Dataset) -> pl.DataFrame:
     """Return the table; a round that no client's log covers has one row, with null for the client."""
     rows = (row for trial in dataset.trials for row in _rows(trial))
     return pl.DataFrame(list(rows), schema=SCHEMA, orient="row")
+
+
+def messages_frame(messages: Iterable[MessageRow]) -> pl.DataFrame:
+    """Return the table of messages."""
+    rows = [(*msgspec.structs.astuple(row)[:-1], "; ".join(row.flags)) for row in messages]
+    return pl.DataFrame(rows, schema=MESSAGES, orient="row")
 
 
 def _rows(trial: Trial) -> Iterator[tuple[Any, ...]]:

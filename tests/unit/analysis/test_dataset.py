@@ -180,14 +180,14 @@ def test_what_was_lost_is_said_once_and_counted(tmp_path: Path, kit: ModuleType)
     manifest = msgspec.structs.replace(fake.manifest, lost={"pi4-b": "given up: not back within 120 s"})
     (run / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     place = {"trial": 0, "kind": "train"}
-    server = EventLog(fake.log("server"))
+    server = kit.Writer(EventLog(fake.log("server")), mono_s=0.0)
     for client, after_s in (("pi4-a", 2.0), ("pi4-a", 2.5), ("pi4-b", None)):
-        server.write(ClientLost(client=client, reason="silent"))
+        server.write(20.0, ClientLost(client=client, reason="silent"))
         if after_s is not None:
-            server.write(ClientBack(client=client, peer="x", after_s=after_s, restarted=after_s > 2))
-    server.write(ClientGivenUp(client="pi4-b", reason="not back within 120 s"))
+            server.write(20.0, ClientBack(client=client, peer="x", after_s=after_s, restarted=after_s > 2))
+    server.write(20.0, ClientGivenUp(client="pi4-b", reason="not back within 120 s"))
     for count in (3, 1):
-        server.write(Refused(reason="no certificate", peer="ipv4:192.0.2.9", count=count))
+        server.write(20.0, Refused(reason="no certificate", peer="ipv4:192.0.2.9", count=count))
     for number in (1, 2, 3):
         error = {
             "round": number,
@@ -198,14 +198,15 @@ def test_what_was_lost_is_said_once_and_counted(tmp_path: Path, kit: ModuleType)
             "error": "boom",
         }
         for client in ("pc-c", "pi4-a"):
-            server.write(ReplyReceived(**place, **error, message=f"{client}-{number}", client=client))
-    server.close()
-    log = EventLog(fake.log("pc-c"))
+            server.write(20.0, ReplyReceived(**place, **error, message=f"{client}-{number}", client=client))
+    server.log.close()
+    log = kit.Writer(EventLog(fake.log("pc-c")), mono_s=3000.0)
     for number in (1, 2, 3):
         log.write(
-            AppRaised(**place, round=number, message=f"pc-c-{number}", client="pc-c", error="ValueError: no\nsuch")
+            20.0,
+            AppRaised(**place, round=number, message=f"pc-c-{number}", client="pc-c", error="ValueError: no\nsuch"),
         )
-    log.close()
+    log.log.close()
     assert read_dataset(run).problems == (
         "pi4-b was missing at the end: given up: not back within 120 s",
         "server: client pi4-a was lost 2 times (silent), back 2 times, after 2.5 s at most, 1 of them in a new process",

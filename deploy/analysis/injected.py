@@ -1,0 +1,108 @@
+"""What was injected on purpose into one direction of one client's link at a moment, by that client's own log.
+
+The app's own delay (`delayed`) is no part of it: it ends before a reply is sent.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from flcommon.events import LinkLifted, LinkRestored, LinkSet, LinkUsed
+from flcommon.link import NATURAL, Layer, Way
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flcommon.events import AnyEvent, Stamp
+
+Direction = Literal["down", "up"]
+
+PAYLOAD = 1448 / 1514
+"""Of a frame on Ethernet, so much is payload of TCP with time stamps (RFC 7323); a rate counts frames."""
+
+
+class Injected(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for in one direction, what the layer says it applies, and by which layer; nothing, if natural."""
+
+    layer: Layer | None = None
+    way: Way = NATURAL
+    applied: dict[str, float | str] = {}
+
+    @property
+    def delay_ms(self) -> float:
+        """The one-way delay that is applied."""
+        return self._applied("delay_ms", self.way.delay_ms) or 0.0
+
+    @property
+    def rate_mbit(self) -> float | None:
+        """The rate that is applied."""
+        return self._applied("rate_mbit", self.way.rate_mbit)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether packets may be lost, doubled or late on purpose: what TCP then does is no sum of two delays."""
+        way = self.way
+        return bool(way.loss_pct or way.loss_burst or way.reorder_pct or way.duplicate_pct)
+
+    def serialisation_s(self, wire_bytes: int) -> float:
+        """Return how long the rate alone takes for so many bytes of payload."""
+        return wire_bytes * 8 / (self.rate_mbit * 1e6 * PAYLOAD) if self.rate_mbit else 0.0
+
+    def _applied(self, key: str, requested: float | None) -> float | None:
+        value = self.applied.get(key, requested)
+        return value if isinstance(value, int | float) else requested
+
+
+@dataclass
+class Shaped:
+    """A client process's link over its monotonic clock."""
+
+    sets: list[tuple[int, LinkSet]] = field(default_factory=list)
+    away: list[tuple[int, int | None]] = field(default_factory=list)
+    """From when until when it was taken off because control was lost; None: not put back."""
+    used: dict[tuple[str, Direction], LinkUsed] = field(default_factory=dict)
+
+    def at(self, mono_ns: int, direction: Direction) -> Injected | None:
+        """Return what is injected at a moment; None before the log says anything."""
+        place = bisect_right(self.sets, mono_ns, key=lambda each: each[0])
+        return _injected(self.sets[place - 1][1], direction) if place else None
+
+    def changes(self, start_ns: int, end_ns: int, direction: Direction) -> bool:
+        """Whether a direction changes between two moments."""
+        first, last = (bisect_right(self.sets, ns, key=lambda each: each[0]) for ns in (start_ns, end_ns))
+        states = [_injected(each, direction).way for _, each in self.sets[max(0, first - 1) : last]]
+        return any(state != states[0] for state in states)
+
+    def lifted(self, start_ns: int, end_ns: int) -> bool:
+        """Whether control was lost at any time between two moments."""
+        return any(gone <= end_ns and (back is None or back >= start_ns) for gone, back in self.away)
+
+
+def shaped(told: Iterable[tuple[Stamp, AnyEvent]]) -> Shaped:
+    """Return what a client process's log says of its link."""
+    found = Shaped()
+    for stamp, event in told:
+        match event:
+            case LinkSet():
+                found.sets.append((stamp.mono_ns, event))
+            case LinkLifted():
+                found.away.append((stamp.mono_ns, None))
+            case LinkRestored() if found.away:
+                found.away[-1] = (found.away[-1][0], stamp.mono_ns)
+            case LinkUsed():
+                found.used[event.message, "up" if event.up else "down"] = event
+            case _:
+                pass
+    found.sets.sort(key=lambda each: each[0])
+    return found
+
+
+def _injected(event: LinkSet, direction: Direction) -> Injected:
+    way, applied = (event.up, event.applied_up) if direction == "up" else (event.down, event.applied_down)
+    if way is None or way.natural:
+        return Injected()
+    return Injected(layer=event.layer, way=way, applied=applied or {})
