@@ -23,7 +23,8 @@ import pytest
 from tests.cable import Both, cabled, carried, why_not
 from tests.cableplan import End, Way
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
+WHY_NOT = why_not(ping="iputils-ping")
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=str(WHY_NOT))
 
 ROUNDS = 3
 """A median can be off in a bad moment of a busy machine: the lowest of several is compared."""
