@@ -82,8 +82,8 @@ class _RuleEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def asked(section: Node) -> Asked:
     """Return a section `link`, whose trace has been read in; raises InputError."""
     _refuse_unknown(section, ("layer", *WAY, *SIDES, *_COURSES))
-    _refuse_two_forms(section)
     layer = convert(_only(section, ("layer",)), _Layered).layer
+    _refuse_two_forms(section)
     link = Link(course=_course(section))
     if layer == "relay" and link.kernel_only:
         key = link.kernel_only[0]

@@ -25,7 +25,7 @@ SWITCHES = ("transport.tls", "probe")
 Control = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"(?#text: every K rounds, with K from 2 to 9999,)^every ([2-9]|[1-9][0-9]{1,3}) rounds\Z",
+        pattern=r"(?#text: every K rounds, with K from 2 to 9999)^every ([2-9]|[1-9][0-9]{1,3}) rounds\Z",
     ),
 ]
 LEAST_SAMPLE_S = 0.1

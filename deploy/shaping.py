@@ -147,7 +147,8 @@ def _obstacles(seen: Examined, *, shared: bool) -> Iterator[Finding]:
     if seen.facts.system != "Linux":
         yield _obstacle("system", f"{seen.facts.system} is not Linux", "use a host with Linux")
     elif traffic is None:
-        yield _obstacle("kernel", "there is no Python yet to ask the kernel with", "install Python 3.11 there")
+        why = "its kernel did not answer" if seen.facts.python else "there is no Python yet to ask its kernel with"
+        yield _obstacle("kernel", why, "install Python 3.11 or later there, and see: sudo tc qdisc show")
     elif shared or traffic.interface == "lo":
         what = "it shares its interfaces with another host of the lab, and their links would be mixed up"
         yield _obstacle("shared", what, "give every host a machine of its own, or try provider: netns")

@@ -58,6 +58,8 @@ def qdiscs(name: str) -> list[str]:
     """
     found = []
     for line in (told("tc", "qdisc", "show", "dev", name) or "").splitlines():
+        if not line.startswith("qdisc "):
+            continue
         _, kind, handle, *rest = line.split()
         if handle != "0:" and (rest[:1] == ["root"] or kind in ("ingress", "clsact")):
             found.append(f"{kind} {handle}")
