@@ -85,9 +85,9 @@ def wishes(playbook: Playbook, clients: Sequence[Host]) -> dict[str, Wish]:
 
 def choose(hosts: Sequence[Host], seen: Mapping[str, Examined], wanted: Mapping[str, Wish]) -> dict[str, Choice]:
     """Return the layer of each client that has a wish and was looked at; `seen` are all hosts, the server too."""
-    logins = Counter(one.health.stack for one in seen.values())
+    logins = Counter(one.facts.stack for one in seen.values())
     return {
-        host.name: _choice(host, one, wanted[host.name], shared=bool(one.health.stack) and logins[one.health.stack] > 1)
+        host.name: _choice(host, one, wanted[host.name], shared=bool(one.facts.stack) and logins[one.facts.stack] > 1)
         for host in hosts
         if host.name in wanted and (one := seen.get(host.name)) is not None
     }
@@ -112,7 +112,7 @@ def layers(chosen: Mapping[str, Choice]) -> tuple[dict[str, Shaping], dict[str, 
 
 def _choice(host: Host, seen: Examined, wish: Wish, *, shared: bool) -> Choice:
     """Return the layer of one client."""
-    there = seen.health.interfaces
+    there = seen.facts.interfaces
     if host.interface and there and host.interface not in there:
         what = f"there is no interface {host.interface!r}{unknown(host.interface, there, 'interfaces')}"
         fix = f"correct clients.{host.name}.interface in {host.inventory}, or leave it out for that of the route"

@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 
-from deploy.hostside.look import entries, text
 from deploy.hostside.tools import environment, told
 
 NEEDED = ("ip", "tc")
@@ -64,20 +63,6 @@ def qdiscs(name: str) -> list[str]:
         if handle != "0:" and (rest[:1] == ["root"] or kind in ("ingress", "clsact")):
             found.append(f"{kind} {handle}")
     return found
-
-
-def interfaces(root: str) -> list[str]:
-    """Return the names of all interfaces, as far as the system tells."""
-    return [name for name in entries(root + "/sys/class/net") if name != "bonding_masters"]
-
-
-def stack(root: str) -> str:
-    """Return what is the same for two logins that share interfaces: the kernel's boot, and the network namespace."""
-    boot = text(root + "/proc/sys/kernel/random/boot_id").strip()
-    try:
-        return f"{boot} {os.readlink('/proc/self/ns/net')}" if boot else ""
-    except OSError:
-        return ""
 
 
 def traffic(way: str) -> dict[str, object]:

@@ -190,6 +190,21 @@ def test_runs_that_cannot_be_kept_are_an_error_of_this_machine(tmp_path):
     assert "the run directory cannot be made: Not a directory" in result.stderr
 
 
+def test_a_layer_that_cannot_be_had_is_status_3(tmp_path):
+    """The hosts of a virtual lab share their interfaces: said of each, before a run directory is made."""
+    lab, book = tmp_path / "lab.yaml", tmp_path / "book.yaml"
+    lab.write_text("lab: v\nprovider: virtual\nclients: 1\n")
+    book.write_text(
+        "playbook: b\napp: flclient.apps.payload\nrounds: 1\nlink: {layer: kernel, delay_ms: 5, reorder_pct: 1}\n"
+    )
+    result = deploy("up", lab, "-p", book, "--runs", tmp_path / "runs")
+    assert result.exit_code == 3, result.output
+    told = "client-1: look: the playbook asks for layer: kernel, and it cannot be had here: it shares its interfaces"
+    assert result.stderr.startswith(f"error: {told}"), result.stderr
+    assert "layer: auto or relay in the playbook" in result.stderr
+    assert set(tmp_path.iterdir()) == {lab, book}
+
+
 def test_a_host_that_cannot_be_used_is_status_3(tmp_path):
     """`check` shows it in the table, `down` says it: host, step, reason."""
     with socket.create_server(("127.0.0.1", 0)) as closing:

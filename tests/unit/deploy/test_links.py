@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.errors import InputError
@@ -273,6 +273,30 @@ def test_a_playbook_that_cannot_be(file: Path, case: tuple[str, str, int, str, l
         assert word in str(error)
 
 
+SLOW = [
+    ("link: {delay_ms: 2000, jitter_ms: 600}\n", 4, "link", "up to 5.2 s"),
+    ("hosts: [{match: {a: b}, link: {down: {delay_ms: 5000}}}]\n", 4, "hosts[0].link", "up to 5 s"),
+    ("sweep: {link.up.delay_ms: [1, 5001]}\n", 4, "sweep.link.up.delay_ms", "up to 5.001 s"),
+    ("link: {steps: [{at_s: 0}, {at_s: 9, delay_ms: 3000}]}\n", 4, "link", "up to 6 s"),
+    ("link: {delay_ms: 60000}\ntransport: {keepalive_timeout_s: 121}\n", 0, "", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "key", "words"), SLOW)
+def test_a_link_slower_than_the_patience_of_a_connection(
+    file: Path, text: str, line: int, key: str, words: str
+) -> None:
+    """Every connection would be given up: refused before the start, unless the transport waits for longer."""
+    text = "playbook: p\napp: flclient.apps.payload\nrounds: 1\n" + text
+    if not key:
+        assert load(file, text).conditions
+        return
+    error = refusal(file, text)
+    assert (error.line, error.key) == (line, key)
+    assert f"a round trip would take {words}" in str(error)
+    assert "raise transport.keepalive_timeout_s" in str(error)
+
+
 def test_control_rounds_without_anything_injected(file: Path) -> None:
     text = "playbook: p\napp: flclient.apps.payload\nrounds: 9\ncontrol: every 2 rounds\n"
     assert "injects no delay and no link" in str(refusal(file, text))
@@ -362,6 +386,7 @@ PLAIN = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(key=st.sampled_from(["link", "hosts", "control", "probe", "sample_every_s"]), value=PLAIN)
 def test_no_value_makes_anything_but_an_input_error(file: Path, key: str, value: Any) -> None:
     value = [{"match": {"a": "b"}, "link": value}] if key == "hosts" and isinstance(value, dict) else value
@@ -369,6 +394,7 @@ def test_no_value_makes_anything_but_an_input_error(file: Path, key: str, value:
     assert outcome(file).startswith(("loaded", f"{file}:1: {key}"))
 
 
+@settings(deadline=None)
 @given(link=st.dictionaries(st.sampled_from(KEYS), PLAIN, max_size=2), values=st.lists(PLAIN, max_size=2))
 def test_no_sweep_of_a_link_makes_anything_but_an_input_error(file: Path, link: Any, values: Any) -> None:
     for key in ("link.delay_ms", "link.up.jitter_ms"):
@@ -382,6 +408,7 @@ CELLS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=4))
 def test_no_trace_makes_anything_but_an_input_error(file: Path, rows: list[list[str]]) -> None:
     """Of the trace, not of the playbook."""

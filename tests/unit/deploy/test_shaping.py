@@ -22,6 +22,7 @@ from deploy.checklist import document, page
 from deploy.crew import Crew
 from deploy.errors import HostError, InputError
 from deploy.health import Examined, Health, Traffic
+from deploy.hostside import look
 from deploy.hostside import traffic as script
 from deploy.inventory import Host, Inventory, Python, Ssh
 from deploy.playbook import load_playbook
@@ -82,26 +83,11 @@ def chosen(facts: Callable[..., Facts]) -> Callable[..., Choice]:
     """Choose for one client on a host that is able, with some of what was found or wished changed."""
 
     def choose_one(
-        wished: Wish,
-        *,
-        interface: str = "",
-        health: Any = None,
-        system: str = "Linux",
-        python: str = "/p",
-        **traffic: Any,
+        wished: Wish, *, interface: str = "", look: Any = None, health: Any = None, **traffic: Any
     ) -> Choice:
-        own = Health(
-            **{
-                "interfaces": ("lo", "eth0", "wlan0"),
-                "stack": "boot-a net:[1]",
-                "traffic": able(**traffic),
-                **(health or {}),
-            }
-        )
-        seen = {
-            "server": Examined(facts(), Health(stack="boot-s net:[1]"), None),
-            "pi-a": Examined(facts(system=system, python=python), own, None),
-        }
+        own = Health(**{"traffic": able(**traffic), **(health or {})})
+        here = facts(**{"stack": "boot-a net:[1]", "interfaces": ("lo", "eth0", "wlan0"), **(look or {})})
+        seen = {"server": Examined(facts(stack="boot-s net:[1]"), Health(), None), "pi-a": Examined(here, own, None)}
         return choose((host("pi-a", interface=interface),), seen, {"pi-a": wished})["pi-a"]
 
     return choose_one
@@ -123,10 +109,10 @@ def test_a_relay_where_it_is_wished(chosen):
 
 
 OBSTACLES = [
-    ({"system": "Darwin"}, "system", "Darwin is not Linux", "Linux"),
+    ({"look": {"system": "Darwin"}}, "system", "Darwin is not Linux", "Linux"),
     ({"health": {"traffic": None}}, "kernel", "its kernel did not answer", "sudo tc qdisc show"),
-    ({"health": {"traffic": None}, "python": ""}, "kernel", "there is no Python yet", "install Python"),
-    ({"health": {"stack": "boot-s net:[1]"}}, "shared", "shares its interfaces", "provider: netns"),
+    ({"health": {"traffic": None}, "look": {"python": ""}}, "kernel", "there is no Python yet", "install Python"),
+    ({"look": {"stack": "boot-s net:[1]"}}, "shared", "shares its interfaces", "provider: netns"),
     ({"health": {"traffic": able(interface="lo")}}, "shared", "shares its interfaces", "machine of its own"),
     ({"missing": ("ip", "tc"), "refused": None}, "tc", "ip and tc are not installed", "apt-get install iproute2"),
     ({"root": False, "refused": None}, "sudo", "sudo asks for a password", "NOPASSWD"),
@@ -242,8 +228,8 @@ class Answers:
     remotes: dict[str, FakeRemote] = field(default_factory=dict)
 
     def tell(self, name: str, **health: Any) -> None:
-        own = Health(**{"stack": name, "interfaces": ("lo", "eth0"), **health})
-        told = {**msgspec.to_builtins(self.facts()), "health": msgspec.to_builtins(own)}
+        own = self.facts(stack=name, interfaces=("lo", "eth0"))
+        told = {**msgspec.to_builtins(own), "health": msgspec.to_builtins(Health(**health))}
 
         def listens(argv: tuple[str, ...]) -> bool:
             return argv[2:3] == (hostside.source("listen"),)
@@ -329,6 +315,8 @@ def test_a_campaign_knows_who_shapes(answers):
     assert team.shaping == {"pi-a": Shaping(layer="kernel"), "pi-b": Shaping(layer="relay")}
     assert {name: len(remote.calls) for name, remote in answers.remotes.items()} == {"server": 1, "pi-a": 1, "pi-b": 1}
     assert answers.asked("pi-a") == ("2001:db8::1", "?")
+    (call,) = answers.remotes["server"].calls
+    assert "sudo" not in call.argv[5]
 
 
 def test_a_kernel_that_cannot_be_had_ends_it_before_the_start(answers):
@@ -397,20 +385,20 @@ def test_the_rehearsal_leaves_nothing_behind():
     """By this very kernel, whatever it can do: interfaces and qdiscs are as before, and there is an answer."""
     from deploy.hostside.tools import told  # noqa: PLC0415 - beside its only use
 
-    before = told("tc", "qdisc", "show"), script.interfaces("")
+    before = told("tc", "qdisc", "show"), look.interfaces("")
     said = script.refused(root=True, missing=[])
     assert said is not None
     assert said == "" or said.partition(":")[0] in script.REHEARSAL
-    assert (told("tc", "qdisc", "show"), script.interfaces("")) == before
+    assert (told("tc", "qdisc", "show"), look.interfaces("")) == before
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root on Linux")
 def test_processes_that_share_interfaces_are_known_by_it():
     """Another process here has the same stack, one in a network namespace of its own another."""
-    ask = [sys.executable, "-c", "from deploy.hostside.traffic import stack; print(stack(''))"]
+    ask = [sys.executable, "-c", "from deploy.hostside.look import stack; print(stack(''))"]
     there, apart = (
         subprocess.run([*before, *ask], capture_output=True, text=True, check=True).stdout.strip()
         for before in ([], ["unshare", "--net"])
     )
-    assert script.stack("") == there != apart
+    assert look.stack("") == there != apart
     assert there.partition(" ")[0] == apart.partition(" ")[0] != ""
