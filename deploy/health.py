@@ -33,8 +33,8 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """What `deploy.hostside.traffic` says of a client's host, only where a playbook has links.
 
     `interface` is the one to be shaped, `missing` programs that are not installed, `root` whether we may become that,
-    `refused` what the kernel will not do (None: that could not be tried), `qdiscs` what others have put at the top of
-    the interface.
+    `refused` what the kernel will not do (None: that could not be tried), `qdiscs` what others have put on the
+    interface, as `kind handle place`.
     """
 
     interface: str = ""

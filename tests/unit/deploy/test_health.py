@@ -156,7 +156,7 @@ def test_what_a_kernel_could_shape(raspberry: Machine, shaped: str, interface: s
         (raspberry.place / "bin" / name).write_text(f"#!/bin/sh\necho {said}\n")
         (raspberry.place / "bin" / name).chmod(0o755)
     facts, health = raspberry.look(shaped=shaped)
-    assert health.traffic == Traffic(interface=interface, root=True, refused="", qdiscs=("fq_codel 8001:",))
+    assert health.traffic == Traffic(interface=interface, root=True, refused="", qdiscs=("fq_codel 8001: root",))
     assert facts.interfaces == ("wlan0",)
     assert raspberry.look()[1].traffic is None
 

@@ -119,8 +119,20 @@ OBSTACLES = [
     ({"refused": REFUSED}, "netem", "the kernel refuses sch_netem", "linux-modules-extra"),
     ({"refused": None}, "netem", "cannot be seen whether the kernel has sch_netem", "linux-modules-extra"),
     ({"health": {"traffic": able(interface="")}}, "route", "there is no route to the server", "interface"),
-    ({"qdiscs": ("htb 1:",)}, "qdisc", "eth0 has a htb (1:) of somebody else", "tc qdisc del dev eth0 root"),
-    ({"qdiscs": ("clsact ffff:",)}, "qdisc", "a clsact (ffff:)", "tc qdisc del dev eth0 clsact"),
+    (
+        {"health": {"traffic": able(), "interface": "eth0"}, "interface": "wlan0"},
+        "route",
+        "over eth0, not over wlan0",
+        "leave",
+    ),
+    ({"qdiscs": ("fq_codel 1: parent",)}, "qdisc", "eth0 has a fq_codel (1:)", "tc qdisc del dev eth0 root"),
+    (
+        {"qdiscs": ("htb 1: root", "fq 2: parent")},
+        "qdisc",
+        "eth0 has a htb (1:) of somebody else",
+        "tc qdisc del dev eth0 root",
+    ),
+    ({"qdiscs": ("clsact ffff: parent",)}, "qdisc", "a clsact (ffff:)", "tc qdisc del dev eth0 clsact"),
 ]
 
 
@@ -128,7 +140,7 @@ OBSTACLES = [
 def test_what_keeps_the_kernel_from_it(chosen, found, code, what, fix):
     """A note and a relay where nobody insists; an error that says why and what helps where somebody does."""
     auto = chosen(wish(delay_ms=5), **found)
-    assert auto.shaping == Shaping(layer="relay")
+    assert auto.shaping == Shaping(layer="relay", interface=found.get("interface", ""))
     (said,) = auto.findings
     assert (said.level, said.code) == ("note", code)
     assert what in said.what
@@ -148,11 +160,13 @@ def test_what_keeps_the_kernel_from_it(chosen, found, code, what, fix):
 
 def test_what_is_told_of_a_host_that_lacks_everything(chosen):
     """Each obstacle by itself, so that one look is enough to put all right."""
-    found = chosen(wish("kernel"), missing=("tc",), root=False, refused=None, qdiscs=("cake 8001:",)).findings
+    found = chosen(wish("kernel"), missing=("tc",), root=False, refused=None, qdiscs=("cake 8001: root",)).findings
     assert [one.code for one in found] == ["tc", "sudo", "qdisc"]
 
 
-@pytest.mark.parametrize("qdiscs", [("fq_codel 8001:",), ("prio f1ab:", "ingress ffff:")])
+@pytest.mark.parametrize(
+    "qdiscs", [("fq_codel 8001: root",), ("prio f1ab: root", "netem f1ad: parent", "ingress ffff: parent")]
+)
 def test_what_can_be_put_back_is_no_obstacle(chosen, qdiscs):
     """Nor is what a keeper of ours that was killed has left."""
     assert chosen(wish("kernel"), qdiscs=qdiscs).shaping == Shaping(layer="kernel")
@@ -372,12 +386,12 @@ def test_what_is_missing(tools):
 
 
 def test_qdiscs_of_others(tools):
-    """What the kernel makes by itself does not count, nor does what lies below the top."""
+    """What the kernel makes by itself does not count."""
     tools(
         tc="qdisc mq 0: root \nqdisc fq_codel 0: parent :1 limit 10240p\nqdisc htb 1: root refcnt 2 r2q 10\n"
         "qdisc netem 2: parent 1:1 limit 1000\nqdisc ingress ffff: parent ffff:fff1 ----------------"
     )
-    assert script.qdiscs("eth0") == ["htb 1:", "ingress ffff:"]
+    assert script.qdiscs("eth0") == ["htb 1: root", "netem 2: parent", "ingress ffff: parent"]
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root on Linux")
