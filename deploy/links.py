@@ -44,6 +44,13 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     link: Link
     layer: LayerWish = "auto"
 
+    @property
+    def longest_round_trip_s(self) -> float:
+        """What its delays add to a round trip at most, in seconds, but for the tails of distributions."""
+        course = self.link.course
+        parts = course.steps if isinstance(course, Steps) else course.states.values()
+        return max(sum(way.delay_ms + way.jitter_ms for way in (part.up, part.down)) for part in parts) / 1000
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -82,8 +89,8 @@ class _RuleEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def asked(section: Node) -> Asked:
     """Return a section `link`, whose trace has been read in; raises InputError."""
     _refuse_unknown(section, ("layer", *WAY, *SIDES, *_COURSES))
-    _refuse_two_forms(section)
     layer = convert(_only(section, ("layer",)), _Layered).layer
+    _refuse_two_forms(section)
     link = Link(course=_course(section))
     if layer == "relay" and link.kernel_only:
         key = link.kernel_only[0]
