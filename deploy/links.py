@@ -17,7 +17,7 @@ from deploy.inventory import Name
 from flcommon.link import NATURAL, Link, Seconds, State, Step, Steps, Switching, Way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from deploy.errors import InputError
     from deploy.yamlfile import Node
@@ -212,7 +212,7 @@ def _rule(node: Node) -> Rule:
     return Rule(node, entry.match, asked(node.entries()["link"]))
 
 
-def assigned(found: Sequence[Rule], clients: dict[str, dict[str, str]]) -> dict[str, Rule]:
+def assigned(found: Sequence[Rule], clients: Mapping[str, dict[str, str]]) -> dict[str, Rule]:
     """Return each client's rule, where one fits; `clients` maps names to labels. Raises InputError.
 
     Every rule must fit somebody, and no client two of them: then the order of rules means nothing.
@@ -233,7 +233,7 @@ def assigned(found: Sequence[Rule], clients: dict[str, dict[str, str]]) -> dict[
     return chosen
 
 
-def _fits_nobody(rule: Rule, clients: dict[str, dict[str, str]]) -> InputError:
+def _fits_nobody(rule: Rule, clients: Mapping[str, dict[str, str]]) -> InputError:
     match = rule.place.entries()["match"].entries()
     labels: dict[str, set[str]] = {}
     for own in clients.values():

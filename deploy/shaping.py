@@ -56,12 +56,13 @@ class Choice:
     findings: tuple[Finding, ...] = ()
 
 
-def client_rules(playbook: Playbook, clients: Sequence[Host]) -> dict[str, Rule]:
+def client_rules(playbook: Playbook, clients: Mapping[str, dict[str, str]]) -> dict[str, Rule]:
     """Return the rule of each client that has one; raises InputError if the playbook's rules do not fit the lab.
 
-    A link of the playbook that rules replace for every client is an error too: it would do nothing.
+    `clients` are the labels of each. A link of the playbook that rules replace for every client is an error too: it
+    would do nothing.
     """
-    found = assigned(playbook.hosts, {host.name: host.labels for host in clients})
+    found = assigned(playbook.hosts, clients)
     common = any(condition.settings.link is not None for condition in playbook.conditions)
     if common and len(found) == len(clients):
         raise playbook.hosts[0].place.error(
@@ -73,7 +74,7 @@ def client_rules(playbook: Playbook, clients: Sequence[Host]) -> dict[str, Rule]
 
 def wishes(playbook: Playbook, clients: Sequence[Host]) -> dict[str, Wish]:
     """Return what is wished for each client for which any condition asks for a link; raises InputError."""
-    found = client_rules(playbook, clients)
+    found = client_rules(playbook, {host.name: host.labels for host in clients})
     common = [one.settings.link for one in playbook.conditions]
     asked = {host.name: [found[host.name].asked] if host.name in found else common for host in clients}
     return {
