@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.errors import InputError
@@ -386,7 +386,6 @@ PLAIN = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(key=st.sampled_from(["link", "hosts", "control", "probe", "sample_every_s"]), value=PLAIN)
 def test_no_value_makes_anything_but_an_input_error(file: Path, key: str, value: Any) -> None:
     value = [{"match": {"a": "b"}, "link": value}] if key == "hosts" and isinstance(value, dict) else value
@@ -394,7 +393,6 @@ def test_no_value_makes_anything_but_an_input_error(file: Path, key: str, value:
     assert outcome(file).startswith(("loaded", f"{file}:1: {key}"))
 
 
-@settings(deadline=None)
 @given(link=st.dictionaries(st.sampled_from(KEYS), PLAIN, max_size=2), values=st.lists(PLAIN, max_size=2))
 def test_no_sweep_of_a_link_makes_anything_but_an_input_error(file: Path, link: Any, values: Any) -> None:
     for key in ("link.delay_ms", "link.up.jitter_ms"):
@@ -408,7 +406,6 @@ CELLS = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(rows=st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=4))
 def test_no_trace_makes_anything_but_an_input_error(file: Path, rows: list[list[str]]) -> None:
     """Of the trace, not of the playbook."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.app import known_apps
@@ -338,7 +338,6 @@ SOURCES = [*((REPOSITORY / "playbooks" / f"{name}.yaml").read_text() for name in
 BITS = ["", "\n", ":", "{", "}", "[", "]", "'", "-", "#", " ", "no", "1", "-1", "1e9", "null", "&a ", "*a", "\x00", "é"]
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_no_mutation_makes_anything_but_an_input_error(file: Path, data: st.DataObject) -> None:
     """A valid file with pieces replaced at random either loads or gives an InputError."""
@@ -363,7 +362,6 @@ PLAIN = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     key=st.sampled_from(["data", "delay", "sweep", "stop", "run_config", "rounds", "seed", "app", "order"]), value=PLAIN
 )
