@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -73,8 +73,10 @@ def serving(tls: Tls | None = None, port: int = 0) -> Iterator[int]:
         bind = f"127.0.0.1:{port}"
         bound = server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, server_credentials(tls))
         server.start()
-        yield bound
-        server.stop(0).wait()
+        try:
+            yield bound
+        finally:
+            assert server.stop(0).wait(LONG_S)
 
 
 def there_and_back(channel: grpc.Channel, *bodies: bytes, wait: bool = False) -> list[bytes]:
@@ -106,17 +108,17 @@ def test_a_round_takes_the_links_time_more(make_lab: Callable, relay: Callable[[
 
 def test_a_server_that_goes_and_comes(relay: Callable[[str], Relayed]) -> None:
     """Without a server a call is UNAVAILABLE, as without a relay; once there is one again, calls succeed."""
-    with serving() as port:
-        relayed = relay(f"127.0.0.1:{port}")
-        options = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200))
-        channel = grpc.insecure_channel(relayed.address, options)
-        assert there_and_back(channel, b"one", b"two") == [b"one", b"two"]
-    with pytest.raises(grpc.RpcError) as caught:
-        there_and_back(channel, b"lost")
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    with serving(port=port):
-        assert there_and_back(channel, b"again", wait=True) == [b"again"]
-        channel.close()
+    with ExitStack() as stack:
+        with serving() as port:
+            relayed = relay(f"127.0.0.1:{port}")
+            options = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200))
+            channel = stack.enter_context(grpc.insecure_channel(relayed.address, options))
+            assert there_and_back(channel, b"one", b"two") == [b"one", b"two"]
+        with pytest.raises(grpc.RpcError) as caught:
+            there_and_back(channel, b"lost")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        with serving(port=port):
+            assert there_and_back(channel, b"again", wait=True) == [b"again"]
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])

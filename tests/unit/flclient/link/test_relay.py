@@ -83,7 +83,7 @@ def test_delays_are_exact_and_one_way(bench: Any, up_ms: float, down_ms: float) 
         assert used[up].held_max_ms >= used[up].held_mean_ms >= asked_ms
 
 
-@pytest.mark.parametrize("rate_mbit", [10, 100])
+@pytest.mark.parametrize("rate_mbit", [2, 50])
 @pytest.mark.parametrize("delay_ms", [0, 20])
 def test_rates_are_exact(bench: Any, rate_mbit: int, delay_ms: int) -> None:
     """Of a rate the share that payload has in an Ethernet frame goes through, whatever the delay."""
@@ -196,11 +196,11 @@ def test_the_first_bytes_wait_for_a_handshake(bench: Any) -> None:
         begun = time.perf_counter()
         connection = bench.connect(port)
         connection.sendall(b"ping")
-        connection.recv(4, socket.MSG_WAITALL)
+        assert connection.recv(4, socket.MSG_WAITALL) == b"ping"
         return (time.perf_counter() - begun) * 1e3
 
-    added = min(first_ms(port) - first_ms(server.port) for _ in range(3))
-    assert added == pytest.approx(100, abs=3)
+    first_ms(server.port)
+    assert 100 <= min(first_ms(port) for _ in range(4)) <= 105
 
 
 def test_a_half_closed_connection_goes_on(bench: Any) -> None:
