@@ -219,7 +219,7 @@ def test_a_jittered_link_is_so(bench: Any) -> None:
     connection = bench.connect(port)
     found = sorted(bench.round_trip_ms(connection, 1) for _ in range(40))
     assert 2 <= found[0] < 7
-    assert found[10] < 10 < found[30]
+    assert found[-1] > 13
 
 
 def test_losses_are_stalls(bench: Any) -> None:
