@@ -82,6 +82,7 @@ class Session:
         self._conductor = conductor
         self._prober = Prober(connection)
         self._inject = True
+        self._gone: Place | None = None
         self._trials = {trial.index: trial for trial in (job.warmup, *job.trials) if trial is not None}
         self._node_id = 0
         self._trial: ClientTrial | None = None
@@ -105,6 +106,10 @@ class Session:
         raise ConnectionFailed("run", "the server closed the stream without a goodbye")
 
     def _do(self, heard: Heard[wire.FromServer]) -> None:
+        gone, self._gone = self._gone, None
+        if gone is not None and self._conductor is not None:
+            # Not before: until the server says something more, the reply may still be on its way.
+            self._conductor.mark(gone, up=True)
         match heard.frame:
             case wire.Welcome(node_id):
                 self._node_id = node_id
@@ -203,8 +208,7 @@ class Session:
     def _sent(self, place: Place) -> None:
         """A reply has gone into gRPC: look at what it goes by."""
         self._connection.sampler.beside(place)
-        if self._conductor is not None:
-            self._conductor.mark(place, up=True)
+        self._gone = place
 
     def _encoded(self, reply: Message, message: Message, place: Place) -> flower.Parts:
         """Encode the reply, or Flower's error reply if the app has made one that cannot be."""

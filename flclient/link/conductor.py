@@ -77,6 +77,7 @@ class Conductor:
             if not _is_natural(step) and (step is first or _key(step) not in (*self._proved, _key(first))):
                 self._prove(step, prober)
         self._shaper.set(self._setting(first))
+        self._shaper.begin_counting()
 
     def close(self) -> None:
         """The trial is over: be natural."""
@@ -113,6 +114,7 @@ class Conductor:
             self._shaper.set(self._setting(course.at(elapsed_s)))
         else:
             self._shaper.clear()
+        self._shaper.begin_counting()
         with self._lock:
             self._wake.notify_all()
 

@@ -148,6 +148,11 @@ class Shaper:
         with suppress(ShapingFailed):  # who asks for something is told
             self._say(protocol.Mark(message=place["message"], up=up))
 
+    def begin_counting(self) -> None:
+        """Leave what has gone by until now out of what is logged of messages: probes, and rounds of another kind."""
+        for up in (True, False):
+            self._say(protocol.Mark(message="", up=up))
+
     def hold(self, is_over: Callable[[], bool]) -> None:
         """Return when the link is in force: at once, unless control was lost; also when all is over."""
         while self._lifted is not None and not is_over():
