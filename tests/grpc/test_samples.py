@@ -237,6 +237,6 @@ def test_round_trips_are_those_of_the_application(carried: dict[str, Any]) -> No
     """On a link that is idle, and behind another's queue, which only the smoothed one shows."""
     idle, busy = carried["idle"], carried["busy"]
     assert idle["tcp"]["rtt_min_ms"] <= idle["least_ms"] + 0.05
-    assert busy["late_ms"] > 10 * idle["late_ms"]
+    assert busy["late_ms"] > 4 * idle["late_ms"]
     assert busy["tcp"]["rtt_ms"] == pytest.approx(busy["late_ms"], rel=0.6)
-    assert busy["tcp"]["rtt_ms"] > 10 * idle["tcp"]["rtt_ms"]
+    assert busy["tcp"]["rtt_ms"] > 4 * idle["tcp"]["rtt_ms"]
