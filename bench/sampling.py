@@ -24,8 +24,8 @@ from engine import machine
 from engine_figures import markdown, met, spread
 from processes import REPOSITORY, BenchmarkFailed, exit_status
 
-from flcommon.eventlog import EventLog
-from flcommon.events import AnyEvent, MessageSent, TcpSampled
+from flcommon.eventlog import EventLog, now
+from flcommon.events import AnyEvent, ComputeStarted, MessageSent, TcpSampled
 from flcommon.machine import Machine
 from flcommon.sampling import Sampler
 from flcommon.sockets import Address, Sockets, address
@@ -41,6 +41,7 @@ ROUNDS = {3: 100, 30: 30}
 """How many rounds a trial has, so that one takes some seconds: a tick or two are in it."""
 SWITCHED = ours.Engine(program=(str(REPOSITORY / "bench" / "unsampled.py"),))
 CROWDS = (3, 30, 200)
+EVENT = ComputeStarted(trial=3, round=17, message="3-51", client="pi4-a", kind="train")
 
 
 def main() -> int:
@@ -64,7 +65,8 @@ def looks(times: int, every_s: float) -> str:
         sampler = Sampler(1.0, log, ("pi4-a",), lambda _client: peer)
         work: dict[str, Callable[[], object]] = {
             "at a connection": lambda: sockets.tcp(peer),
-            "and written down": lambda: sampler.beside("pi4-a", "3-51"),
+            "and written down with its event": lambda: sampler.beside(EVENT, now()),
+            "that event alone": lambda: log.write(EVENT, now()),
             "at the machine": looker.sample,
             "and written down, all together": sampler._tick,  # noqa: SLF001 - what the sampler's thread does
         }

@@ -16,7 +16,9 @@ from flcommon.events import Event, TrialOpened
 from flcommon.sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    _Entries = Sequence[tuple[Event, Moment]]
 
 
 class _Switch:
@@ -33,10 +35,16 @@ class _Switch:
 
         return written
 
-    def switched(self, work: Callable[..., None]) -> Callable[..., None]:
-        def maybe(sampler: Sampler, *rest: str | None) -> None:
+    def sampling(self, sampled: Callable[[Sampler, str, str | None], _Entries]) -> Callable[..., _Entries]:
+        def maybe(sampler: Sampler, client: str, message: str | None) -> _Entries:
+            return () if self.off else sampled(sampler, client, message)
+
+        return maybe
+
+    def ticking(self, tick: Callable[[Sampler], None]) -> Callable[[Sampler], None]:
+        def maybe(sampler: Sampler) -> None:
             if not self.off:
-                work(sampler, *rest)
+                tick(sampler)
 
         return maybe
 
@@ -44,8 +52,9 @@ class _Switch:
 if __name__ == "__main__":
     switch = _Switch()
     EventLog.write = switch.following(EventLog.write)  # type: ignore[method-assign]
-    Sampler.beside = switch.switched(Sampler.beside)  # type: ignore[method-assign]
-    Sampler._tick = switch.switched(Sampler._tick)  # type: ignore[method-assign]  # noqa: SLF001 - no other way in
+    # There is no other way in than from inside.
+    Sampler._sampled = switch.sampling(Sampler._sampled)  # type: ignore[method-assign]  # noqa: SLF001
+    Sampler._tick = switch.ticking(Sampler._tick)  # type: ignore[method-assign]  # noqa: SLF001
     module = sys.argv[1]
     sys.argv = sys.argv[1:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -137,13 +137,12 @@ class Session:
             queue_s=heard.last.until_s(taken),
             decode_s=taken.until_s(now()),
         )
-        self._log.write(event, heard.last)
-        self._connection.sampler.beside(self._job.host, frame.message)
+        self._connection.sampler.beside(event, heard.last)
         self._rounds = max(self._rounds, frame.round)
         reply = self._call(place, trial, message, context)
         returned = now()
         parts = self._encoded(reply, message, place)
-        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now(), self._connection.sampler)
+        watch = Sending(ReplySent, place, self._log, self._connection.sampler, parts.size_bytes, returned, now())
         asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
         self._connection.send(asked, (parts.skeleton, *parts.segments), watch)
 

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 class Sending:
     """A message, built and encoded at these moments; logs what becomes of it (flcommon.outbox.Watch).
 
-    The connection that it went by is looked at right after.
+    The connection that it has gone into is looked at right after.
     """
 
     event: type[MessageSent | ReplySent]
     place: Place
     log: EventLog
+    sampler: Sampler
     size_bytes: int
     built: Moment
     encoded: Moment
-    sampler: Sampler | None = None
 
     def offered(self, how: Offered) -> None:
         """Log that all of it has gone into gRPC, as of its first byte."""
@@ -38,9 +38,7 @@ class Sending:
             queue_s=self.encoded.until_s(how.first),
             send_s=how.first.until_s(how.last),
         )
-        self.log.write(event, how.first)
-        if self.sampler is not None:
-            self.sampler.beside(self.place["client"], self.place["message"])
+        self.sampler.beside(event, how.first)
 
     def redelivered(self, start: int, size_bytes: int) -> None:
         """Log that it goes into a new connection."""

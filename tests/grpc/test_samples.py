@@ -17,8 +17,9 @@ from flwr.clientapp import ClientApp
 
 from flclient.session import take_part
 from flcommon.delay import Constant, Delay
-from flcommon.eventlog import EventLog, read_log
+from flcommon.eventlog import EventLog, now, read_log
 from flcommon.events import (
+    ComputeStarted,
     ConnectionBack,
     HostSampled,
     Listening,
@@ -164,7 +165,8 @@ def test_a_client_that_connects_anew_is_sampled_anew(make_lab: Callable, tmp_pat
     until(lambda: back(0))
     before, peers = descriptors(), set()
     for times in range(1, 9):
-        server.beside("a", f"{times}")
+        place = {"trial": 0, "round": 1, "message": f"{times}", "client": "a", "kind": "train"}
+        server.beside(ComputeStarted(**place), now())
         peers.add(roster.address_of("a"))
         roster._peers["a"].line.context.cancel()
         until(lambda times=times: back(times))

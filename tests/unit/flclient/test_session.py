@@ -30,6 +30,7 @@ from flcommon.events import (
 from flcommon.inbox import Heard
 from flcommon.job import AppRef, ClientJob, ClientTrial
 from flcommon.outbox import Offered
+from flcommon.sampling import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,8 +61,7 @@ class Script:
 
     def __init__(self, *heard: Heard) -> None:
         self._heard = heard
-        self.sampler = self
-        self.sampled: list[tuple[str, str]] = []
+        self.sampler: Any = None
         self.sent: list[tuple[wire.FromClient, tuple[bytes, ...]]] = []
 
     def frames(self) -> Iterator[Heard]:
@@ -71,10 +71,6 @@ class Script:
         self.sent.append((frame, body))
         if watch is not None:
             watch.offered(Offered(now(), now(), 1000))
-
-    def beside(self, client: str, message: str) -> None:
-        """Stand for its Sampler, too."""
-        self.sampled.append((client, message))
 
     @property
     def replies(self) -> list[Message]:
@@ -151,6 +147,7 @@ def play(log: Any) -> Callable[..., tuple[Script, Recorder]]:
 
     def run(*frames: Heard) -> tuple[Script, Recorder]:
         script, app = Script(WELCOME, *frames), Recorder()
+        script.sampler = Sampler(0.0, log, (), lambda _client: None)
         Session(JOB, app, script, log).run()
         return script, app
 

@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flcommon.eventlog import EventLog, Moment, read_log
-from flcommon.events import Event, HostSampled
+from flcommon.eventlog import EventLog, Moment, now, read_log
+from flcommon.events import ComputeStarted, Event, HostSampled
 from flcommon.sampling import Sampler, next_due
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 LONG_S = 10.0
+STARTED = ComputeStarted(trial=0, round=1, message="0-1", client="a", kind="train")
 
 
 @given(st.integers(0, 2**62), st.integers(-(10**12), 10**12), st.integers(1, 10**12))
@@ -63,6 +64,10 @@ def sampler(log: EventLog, every_s: float, look: Callable[[], HostSampled]) -> S
     return Sampler(every_s, log, (), lambda _client: None, look)
 
 
+def written(log: EventLog) -> list[Event]:
+    return [event for _, event in read_log(log.path).events]
+
+
 def loads(log: EventLog) -> list[float]:
     return [event.load_1min for _, event in read_log(log.path).events if isinstance(event, HostSampled)]
 
@@ -97,11 +102,11 @@ def test_a_disk_that_is_full_for_a_while_does_not_end_it(log: EventLog) -> None:
     class Full(EventLog):
         times = 0
 
-        def write(self, event: Event, at: Moment | None = None) -> Moment:
+        def write_all(self, entries: Sequence[tuple[Event, Moment]]) -> None:
             self.times += 1
             if self.times <= 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return super().write(event, at)
+            super().write_all(entries)
 
     full, look = Full(log.path), Clockwork()
     with sampler(full, 0.01, look):
@@ -117,14 +122,14 @@ def test_never_is_never(log: EventLog) -> None:
     look = Clockwork()
     with Sampler(0.0, log, ("a",), asked.append, look) as never:
         assert threading.active_count() == threads
-        never.beside("a", "0-1")
-    assert (asked, look.times, read_log(log.path).events) == ([], 0, [])
+        never.beside(STARTED, now())
+    assert (asked, look.times, written(log)) == ([], 0, [STARTED])
 
 
 def test_nothing_is_said_of_a_connection_that_is_not_there(log: EventLog) -> None:
     """Neither when it is known to be away, nor when the kernel has none such."""
     places = iter([None, ("192.0.2.1", 9)])
     always = Sampler(1.0, log, ("a",), lambda _client: next(places), Clockwork())
-    always.beside("a", "0-1")
-    always.beside("a", "0-2")
-    assert read_log(log.path).events == []
+    always.beside(STARTED, now())
+    always.beside(STARTED, now())
+    assert written(log) == [STARTED, STARTED]
