@@ -37,8 +37,8 @@ _UNACKED, _LAST_DATA_RECV, _LAST_ACK_RECV, _NOT_SENT = 24, 52, 56, 144
 # The same struct with gaps where nothing is of interest here, and where each of the other fields ends.
 _LAYOUT = struct.Struct("=16xI 12xI 32x2I 4xI 16xI 16x2Q 12xI 8x4Q 8xQ")
 _ENDS = (20, 36, 72, 76, 84, 104, 128, 136, 152, 168, 176, 184, 192, 208)
-_libc = ctypes.PyDLL(None)
-"""Keeps Python's lock while it calls: to let go of it for a microsecond can cost milliseconds of waiting for it."""
+_libc = ctypes.CDLL(None)
+"""Lets go of Python's lock while it calls: a thread of gRPC that is just sending has the socket's, and may keep it."""
 
 
 @dataclass(frozen=True)
