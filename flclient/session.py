@@ -191,8 +191,7 @@ class Session:
             queue_s=heard.last.until_s(taken),
             decode_s=taken.until_s(now()),
         )
-        self._log.write(event, heard.last)
-        self._connection.sampler.beside(place)
+        self._connection.sampler.beside(event, heard.last)
         self._rounds = max(self._rounds, frame.round)
         if self._conductor is not None:
             self._conductor.mark(place, up=False)
@@ -201,13 +200,9 @@ class Session:
         reply = self._call(place, trial, message, context)
         returned = now()
         parts = self._encoded(reply, message, place)
-        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now(), self._sent)
+        watch = Sending(ReplySent, place, self._log, self._connection.sampler, parts.size_bytes, returned, now())
         asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
         self._connection.send(asked, (parts.skeleton, *parts.segments), watch)
-
-    def _sent(self, place: Place) -> None:
-        """A reply has gone into gRPC: look at what it goes by."""
-        self._connection.sampler.beside(place)
         self._gone = place
 
     def _encoded(self, reply: Message, message: Message, place: Place) -> flower.Parts:
