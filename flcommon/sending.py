@@ -10,6 +10,7 @@ from flcommon.events import MessageSent, Place, Redelivered, ReplySent
 if TYPE_CHECKING:
     from flcommon.eventlog import EventLog, Moment
     from flcommon.outbox import Offered
+    from flcommon.sampling import Sampler
 
 
 @dataclass(frozen=True)
