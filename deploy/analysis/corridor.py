@@ -138,11 +138,12 @@ class Fit:
         return low, high
 
     def steps(self) -> Iterator[tuple[float, float]]:
-        """Yield when the clock stepped, and by how much: what its drift does not explain."""
+        """Yield when the clock had stepped, and by how much."""
         for before, after in pairwise(self.stretches):
-            at = np.array([(before.end + after.start) / 2])
-            (old_low, old_high), (new_low, new_high) = before.limits(at), after.limits(at)
-            yield float(at[0]), float((new_low + new_high - old_low - old_high)[0]) / 2
+            (old_low, old_high), (new_low, new_high) = (
+                stretch.limits(np.array([at])) for stretch, at in ((before, before.end), (after, after.start))
+            )
+            yield after.start, float((new_low + new_high - old_low - old_high)[0]) / 2
 
 
 def fit(bounds: Bounds) -> Fit | None:
