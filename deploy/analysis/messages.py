@@ -36,8 +36,10 @@ LIFTED = "link lifted"
 BELOW = "below uncertainty"
 LOSSY = "loss injected"
 WINDOW = "longer than the first window"
-UNFIT = frozenset({RESENT, CHANGED, LIFTED, BELOW})
-"""With such a flag a time says nothing; with another one, only its natural part does not."""
+UNFIT = frozenset({RESENT, CHANGED, LIFTED})
+"""With such a flag a time says nothing about the network or the link."""
+INSEPARABLE = frozenset({*UNFIT, LOSSY, WINDOW})
+"""With such a flag its natural part does not."""
 
 
 class MessageRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +50,8 @@ class MessageRow(msgspec.Struct, frozen=True, kw_only=True):
     the whole reply; `client_s` the client's in between; their difference `network_s`, both directions, needs no common
     clock. `injected_s` is the link's: `applied_ms` or, where the layer measured it, `held_ms`, and with a rate
     `serialisation_s`. `app_delay_s` was injected by the app before a reply was sent. `natural_uncertainty_s` holds
-    jitter that nobody measured. `retransmitted`, `rtt_ms` and `rtt_min_ms` are the sending kernel's.
+    jitter that nobody measured. A time that is flagged as below its uncertainty may be used in a median, where leaving
+    it out would leave the longer ones, and with the uncertainty beside it. `retransmitted`, `rtt_ms` and `rtt_min_ms` are the sending kernel's.
     """
 
     trial: int
@@ -91,7 +94,7 @@ class MessageRow(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def separable(self) -> bool:
         """Whether `natural_s` may be used."""
-        return self.natural_s is not None and not self.flags
+        return self.natural_s is not None and not INSEPARABLE.intersection(self.flags)
 
 
 @dataclass(frozen=True)
