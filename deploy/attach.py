@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from deploy.clocks import conversing
 from deploy.crew import assembled
 from deploy.custody import Campaign, Stopped, pull_quietly, recorded, stopped
 from deploy.errors import CampaignError, HostError
@@ -63,7 +64,7 @@ def attach(place: Place, view: View) -> None:
         watch.on_host, watch.running = view.host, True
         if campaign.server.directory not in crew.facts[campaign.server.host].running:
             watch.pauses_s = ()  # it is over: there is nothing to start a client for
-        with recorded(campaign, run, phases), stopped(campaign, watch, phases):
+        with recorded(campaign, run, phases), stopped(campaign, watch, phases), conversing(campaign, run, watch):
             phases.begin("run")
             campaign.left = True
             for name, worker in campaign.workers.items():

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from deploy.authority import credentials
 from deploy.bundle import code_directory
+from deploy.clocks import conversing
 from deploy.crew import assembled
 from deploy.custody import Campaign, pull_quietly, recorded, stopped
 from deploy.environment.kit import Kit
@@ -22,6 +23,7 @@ from deploy.manifest import SCHEMA_VERSION, HostRecord, Manifest
 from deploy.phases import Phases
 from deploy.plan import make_plan
 from deploy.rundir import RunDirectory
+from deploy.shaping import client_rules, wishes
 from deploy.versions import controller_versions
 from deploy.watch import CLIENT_EVENTS, SERVER_EVENTS, CampaignWatch
 from deploy.worker import Worker
@@ -75,11 +77,12 @@ def up(request: Request, view: View) -> None:
     phases = Phases(view)
     phases.begin("hosts")
     with request.lab as inventory:
+        rules, wished = client_rules(request.playbook, inventory.clients), wishes(request.playbook, inventory.clients)
         view.hosts([host.name for host in inventory.hosts])
         phases.begin("connect")
         with assembled(inventory, request.connect, view, request.min_clients) as crew:
             phases.begin("look")
-            crew.look(request.playbook.app)
+            crew.look(request.playbook.app, wished)
             crew.make_way(replace=request.replace)
             phases.begin("prepare")
             crew.prepare_python(Kit(request.playbook.app, refresh=request.refresh))
@@ -89,12 +92,12 @@ def up(request: Request, view: View) -> None:
                 crew.prepare_keys(bundle)
             else:
                 view.note(NO_TLS)
-            plan = make_plan(request.playbook, crew.clients)
+            plan = make_plan(request.playbook, crew.clients, rules, crew.shaping)
             campaign = assign(plan, bundle, crew)
             run = RunDirectory.of(request.runs, campaign.manifest)
             watch = CampaignWatch(view.event, on_note=view.note, on_pause=pull_quietly(campaign, run, view))
             watch.on_host = view.host
-            with recorded(campaign, run, phases), stopped(campaign, watch, phases):
+            with recorded(campaign, run, phases), stopped(campaign, watch, phases), conversing(campaign, run, watch):
                 phases.begin("start")
                 start(campaign, plan, inventory.server_address, certified(campaign, plan, crew), watch)
                 if request.detach:
@@ -145,6 +148,7 @@ def describe(name: str, created: datetime, plan: Plan, bundle: Bundle, crew: Cre
         phases_s={},
         absent={host: str(error) for host, error in crew.absent.items()},
         tls=plan.playbook.tls,
+        shaping=dict(plan.shaping),
     )
 
 

@@ -14,8 +14,9 @@ from deploy.differences import CONTROLLER, differences
 from deploy.doorway import server_port
 from deploy.errors import DeployError, HostError, HostKeyRefused
 from deploy.facts import Finding, app_distributions, findings
-from deploy.health import Examined, ailments, examine
+from deploy.health import Examined, ailments, examine, inabilities
 from deploy.remote.fanout import connect_each, try_out
+from deploy.shaping import choose, is_asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,16 +24,21 @@ if TYPE_CHECKING:
     from deploy.app import App
     from deploy.inventory import Host, Inventory
     from deploy.remote.protocol import Remote
+    from deploy.shaping import Choice, Wish
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A lab after a look at all its hosts: what was seen of each, and findings by host or by CONTROLLER."""
+    """A lab after a look at all its hosts: what was seen of each, and findings by host or by CONTROLLER.
+
+    `layers` says who would shape a client's link, where the playbook asks for links.
+    """
 
     inventory: Inventory
     app: App
     seen: Mapping[str, Examined]
     findings: Mapping[str, tuple[Finding, ...]]
+    layers: Mapping[str, Choice]
 
     @property
     def ok(self) -> bool:
@@ -40,11 +46,19 @@ class Checked:
         return not any(one.level == "error" for found in self.findings.values() for one in found)
 
 
-def check_lab(inventory: Inventory, app: App, connect: Callable[[Host], Remote], *, tls: bool = True) -> Checked:
+def check_lab(
+    inventory: Inventory,
+    app: App,
+    connect: Callable[[Host], Remote],
+    *,
+    tls: bool = True,
+    wished: Mapping[str, Wish] | None = None,
+) -> Checked:
     """Check all hosts at once; one that cannot be reached or looked at is a finding like any other.
 
-    `tls` is the playbook's: doing without is a finding too.
+    `tls` is the playbook's: doing without is a finding too. `wished` are the links that it asks for, by client.
     """
+    wanted = wished or {}
     hosts = {host.name: host for host in inventory.hosts}
     found: dict[str, list[Finding]] = {name: [] for name in (CONTROLLER, *hosts)}
     if not tls:
@@ -52,7 +66,12 @@ def check_lab(inventory: Inventory, app: App, connect: Callable[[Host], Remote],
     needed = app_distributions(app)
     address = inventory.server_address.rpartition(":")[0].strip("[]")
     with connect_each(inventory.hosts, connect) as reached:
-        looked = try_out(reached.results, lambda remote: examine(hosts[remote.host], remote, address, needed))
+        looked = try_out(
+            reached.results,
+            lambda remote: examine(
+                hosts[remote.host], remote, address, needed, shaped=is_asked(wanted.get(remote.host))
+            ),
+        )
         remotes = {name: reached.results[name] for name in looked.results}
         tries = server_port(inventory, listen_address(inventory.server_address), remotes, looked.results)
     seen = looked.results
@@ -60,10 +79,14 @@ def check_lab(inventory: Inventory, app: App, connect: Callable[[Host], Remote],
         found[name].append(_unseen(hosts[name], error))
     for name, one in seen.items():
         found[name] += _alone(hosts[name], one, app, inventory)
+        found[name] += inabilities(one) if hosts[name].role == "client" and not wanted else ()
     for more in (tries, differences(inventory, seen)):
         for name, some in more.items():
             found[name] += some
-    return Checked(inventory, app, seen, {name: tuple(some) for name, some in found.items()})
+    layers = choose(inventory.clients, seen, wanted)
+    for name, choice in layers.items():
+        found[name] += choice.findings
+    return Checked(inventory, app, seen, {name: tuple(some) for name, some in found.items()}, layers)
 
 
 def _alone(host: Host, looked: Examined, app: App, inventory: Inventory) -> list[Finding]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deploy.checking import Checked
     from deploy.facts import Finding
     from deploy.health import Examined
+    from deploy.shaping import Choice
 
 COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _INDENT = 9
@@ -47,6 +48,7 @@ def document(checked: Checked) -> str:
             "facts": seen and seen.facts,
             "health": seen and seen.health,
             "clock": seen and seen.clock,
+            "link": _link_told(checked.layers.get(host.name)),
             "findings": checked.findings[host.name],
         }
         for host in checked.inventory.hosts
@@ -67,11 +69,27 @@ def _hosts(checked: Checked) -> Table:
     for heading, whole in (("host", False), ("can start", True), ("machine", False), ("software", False)):
         table.add_column(heading, overflow="fold", no_wrap=whole)
     table.add_column("clock, s", no_wrap=True)
+    if checked.layers:
+        table.add_column("link by", no_wrap=True)
     for host in checked.inventory.hosts:
         seen, state = checked.seen.get(host.name), _state(checked.findings[host.name])
         prepared = "" if host.python.manager == "existing" else f" ({host.python.manager} prepares more)"
-        table.add_row(host.name, state, *(_row(seen, prepared) if seen else (Text("-"),) * 3))
+        cells = _row(seen, prepared) if seen else (Text("-"),) * 3
+        link = (_layer(checked.layers.get(host.name)),) if checked.layers else ()
+        table.add_row(host.name, state, *cells, *link)
     return table
+
+
+def _layer(choice: Choice | None) -> Text:
+    """Say who shapes a client's link; why it is not the kernel stands among the findings."""
+    if choice is None:
+        return Text("-")
+    return Text("nobody", style=COLOURS["error"]) if choice.shaping is None else Text(choice.shaping.layer)
+
+
+def _link_told(choice: Choice | None) -> dict[str, object] | None:
+    """Return the same for a script, and why it is so; nothing where no link is asked for."""
+    return None if choice is None else {"shaping": choice.shaping, "why": choice.why}
 
 
 def _state(found: Sequence[Finding]) -> Text:

@@ -18,7 +18,9 @@ from deploy.bundle import code_directory, make_bundle, push
 from deploy.environment.prepare import prepare_python
 from deploy.errors import DeployError, HostError, InputError, LabError, together
 from deploy.facts import Facts, app_distributions, findings, look
+from deploy.health import Examined, Health, examine
 from deploy.remote.fanout import NARROW, WIDE, connect_each, try_out
+from deploy.shaping import choose, is_asked, layers
 from deploy.worker import stop
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     from deploy.environment.kit import Kit
     from deploy.inventory import Host, Inventory
     from deploy.remote.protocol import Remote
+    from deploy.shaping import Wish
     from deploy.view import View
+    from flcommon.job import Shaping
 
 R = TypeVar("R")
 
@@ -43,6 +47,7 @@ class Crew:
     min_clients: int | None
     view: View
     facts: dict[str, Facts] = field(default_factory=dict)
+    shaping: dict[str, Shaping] = field(default_factory=dict)
     absent: dict[str, DeployError] = field(default_factory=dict)
 
     @property
@@ -75,19 +80,38 @@ class Crew:
             self.view.host(name, "takes no part")
             self.view.note(f"going on without {name}: {error}")
 
-    def look(self, app: App) -> None:
-        """Look at all hosts: what stands in the way of a run there makes a host fail."""
-        needed = app_distributions(app)
+    def look(self, app: App, wished: Mapping[str, Wish] | None = None) -> None:
+        """Look at all hosts: what stands in the way of a run there makes a host fail.
 
-        def looked(host: Host, remote: Remote) -> Facts:
-            found = look(host, remote, needed)
+        `wished` are the links that the playbook asks for, by client: then `shaping` says by which layer they come.
+        """
+        needed, wanted = app_distributions(app), wished or {}
+        address = self.inventory.server_address.rpartition(":")[0].strip("[]")
+
+        def looked(host: Host, remote: Remote) -> Examined:
+            if wanted:
+                seen = examine(host, remote, address, needed, shaped=is_asked(wanted.get(host.name)))
+            else:
+                seen = Examined(look(host, remote, needed), Health(), None)
+            found = seen.facts
             wrong = [one for one in findings(found, app, host.python.manager) if one.level == "error"]
             if wrong:
                 raise together({one.what: HostError(host.name, "look", f"{one.what}; {one.fix}") for one in wrong})
             self.view.host(host.name, f"{found.system} {found.machine}, Python {found.python_version or 'to come'}")
-            return found
+            return seen
 
-        self.facts.update(self.each(looked))
+        seen = self.each(looked)
+        self.facts.update({name: one.facts for name, one in seen.items()})
+        self._choose_layers(seen, wanted)
+
+    def _choose_layers(self, seen: Mapping[str, Examined], wanted: Mapping[str, Wish]) -> None:
+        """Choose who shapes each client's link; a client whose link nobody can play fails."""
+        chosen = choose(self.hosts, seen, wanted)
+        shaping, failures = layers(chosen)
+        self.leave_out(failures)
+        self.shaping.update(shaping)
+        for name, own in shaping.items():
+            self.view.host(name, f"link by {own.layer}: {chosen[name].why}")
 
     def make_way(self, *, replace: bool) -> None:
         """Refuse hosts on which a campaign of ours runs, as two at once would measure each other; or end it there."""

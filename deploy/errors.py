@@ -63,6 +63,12 @@ class CommandFailed(HostError):
         shown = " ".join("(script)" if "\n" in word else shlex.quote(word) for word in argv)
         super().__init__(host, step, f"exit status {status} from: {shown}" + (f"\n{tail}" if tail else ""))
 
+    @property
+    def briefly(self) -> str:
+        """Say in one line why a host would not: the last that it said."""
+        said = self.output.strip().splitlines()[-1:] or [f"exit status {self.status}"]
+        return f"{self.host}: {self.step}: {said[0]}"
+
 
 class HostKeyRefused(HostError):
     """A host showed an SSH host key that nobody has said is its own: `deploy trust` is the way on."""

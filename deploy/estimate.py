@@ -55,4 +55,5 @@ class Estimate:
 
 
 def _injected_s(trial: PlannedTrial, clients: int) -> float:
-    return trial.delay.expected_slowest_s(clients) if trial.delay else 0.0
+    """Return the mean over a trial's rounds; what a link adds is not known before it has been measured."""
+    return trial.delay.expected_slowest_s(clients) * trial.injected_share if trial.delay else 0.0

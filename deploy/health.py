@@ -25,13 +25,31 @@ UNSTEADY = ("conservative", "ondemand", "powersave", "schedutil")
 THROTTLED = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 """Bits of `vcgencmd get_throttled`: that it is so now; 16 places further up, that it was so since the last boot."""
 SINCE_BOOT = 16
+ROUTES_OWN = "?"
+"""Stands for the interface on the way to the server."""
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """What `deploy.hostside.traffic` says of a client's host, only where a playbook has links.
+
+    `interface` is the one to be shaped, `missing` programs that are not installed, `root` whether we may become that,
+    `refused` what the kernel will not do (None: that could not be tried), `qdiscs` what others have put at the top of
+    the interface.
+    """
+
+    interface: str = ""
+    missing: tuple[str, ...] = ()
+    root: bool = False
+    refused: str | None = None
+    qdiscs: tuple[str, ...] = ()
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What `deploy.hostside.health` prints, sizes in MiB; None and empty: unknown, or there is no such thing.
 
     `throttled` are the bits of a Raspberry Pi's firmware, `interface` the one towards the server (on the server: to the
-    controller), `sleeps` what puts the machine to sleep (`lid`, `idle`); `first_ns` and `last_ns` are wall clock.
+    controller), `sleeps` what puts the machine to sleep (`lid`, `idle`), `stack` is the same for two logins that share
+    their interfaces; `first_ns` and `last_ns` are wall clock.
     """
 
     memory_free_mb: int | None = None
@@ -46,6 +64,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     netem: bool | None = None
     sudo: bool | None = None
     sleeps: tuple[str, ...] = ()
+    interfaces: tuple[str, ...] = ()
+    stack: str = ""
+    traffic: Traffic | None = None
     first_ns: int | None = None
     last_ns: int | None = None
 
@@ -70,13 +91,16 @@ class _Told(msgspec.Struct):
     health: Health = Health()
 
 
-def examine(host: Host, remote: Remote, server: str, distributions: Sequence[str] = ()) -> Examined:
+def examine(
+    host: Host, remote: Remote, server: str, distributions: Sequence[str] = (), *, shaped: bool = False
+) -> Examined:
     """Look at a host closely, in one round trip; `server` is the address that its clients use. Raises HostError.
 
-    `distributions` are looked for as in `deploy.facts.look`.
+    `distributions` are looked for as in `deploy.facts.look`; `shaped`: a link is asked for on this host.
     """
-    words = ("", server if host.role == "client" else "", *distributions)
-    script = hostside.program("health", IDENTITY, "deploy.hostside.look")
+    interface = (host.interface or ROUTES_OWN) if shaped else ""
+    words = ("", server if host.role == "client" else "", interface, *distributions)
+    script = hostside.program("health", IDENTITY, *(f"deploy.hostside.{part}" for part in ("look", "tools", "traffic")))
     sent_ns = time.time_ns()
     told = ask(host, remote, script, words)
     received_ns = time.time_ns()
@@ -86,7 +110,7 @@ def examine(host: Host, remote: Remote, server: str, distributions: Sequence[str
 
 def ailments(seen: Examined, app: App) -> list[Finding]:
     """Return what spoils measurements on this host, or a run of this app."""
-    found = [*_memory(seen.health, app), *_speed(seen.health), *_links(seen.health, seen.facts.user), *_sleep(seen)]
+    found = [*_memory(seen.health, app), *_speed(seen.health), *_network(seen.health), *_sleep(seen)]
     if seen.health.synchronised is False:
         what = "nothing keeps its clock right: it drifts during a run"
         found.append(Finding("warning", "clock-unsynchronised", what, keep_time(seen.facts)))
@@ -151,13 +175,24 @@ def throttling(bits: int) -> list[str]:
     return sorted([*now, *past], key=lambda said: not said.startswith(THROTTLED[0]))
 
 
-def _links(health: Health, user: str) -> list[Finding]:
+def _network(health: Health) -> list[Finding]:
     found = []
     if health.power_save:
         what = f"Wi-Fi power save is on ({health.interface}): packets wait up to a second for the radio to wake"
         fix = f"sudo iw dev {health.interface} set power_save off (until the next boot)"
         found.append(Finding("warning", "wifi-power-save", what, fix))
-    unable = {
+    return found
+
+
+def inabilities(seen: Examined) -> list[Finding]:
+    """Return notes of what the host's kernel surely lacks to play links, for a user who has not asked for any yet."""
+    return [note(lack) for lack in lacks(seen) if getattr(seen.health, lack.code) is False]
+
+
+def lacks(seen: Examined) -> list[Finding]:
+    """Return what a host's kernel may lack to play links, each as an error, whether this host lacks it or not."""
+    user = seen.facts.user
+    said = {
         "tc": ("`tc` is not installed", "sudo apt-get install iproute2"),
         "netem": ("the kernel has no sch_netem", "sudo apt-get install linux-modules-extra-$(uname -r) (Ubuntu)"),
         "sudo": (
@@ -165,10 +200,12 @@ def _links(health: Health, user: str) -> list[Finding]:
             f"sudo visudo -f /etc/sudoers.d/{user}, add: {user} ALL=(ALL) NOPASSWD: ALL",
         ),
     }
-    for code, (what, fix) in unable.items():
-        if getattr(health, code) is False:
-            found.append(Finding("note", code, f"{what}: slow links cannot be played here", fix))
-    return found
+    return [Finding("error", code, what, fix) for code, (what, fix) in said.items()]
+
+
+def note(lack: Finding) -> Finding:
+    """Return why the kernel cannot play links as a mere note: a relay can."""
+    return Finding("note", lack.code, f"{lack.what}: a relay plays links here, not the kernel", lack.fix)
 
 
 def _sleep(seen: Examined) -> list[Finding]:

@@ -54,6 +54,13 @@ Interpreter = Annotated[
         max_length=200,
     ),
 ]
+InterfaceName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"(?#a network interface of the host, as `ip link` names it,)^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z",
+        max_length=15,
+    ),
+]
 PythonVersion = Annotated[
     str,
     msgspec.Meta(pattern=r'(?#a Python version in quotes, "3.11" or later)^3\.(1[1-9]|[2-9][0-9])\Z'),
@@ -114,7 +121,10 @@ class Python(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine: its name in the experiment, and how to reach it."""
+    """One machine: its name in the experiment, and how to reach it.
+
+    `interface` is the one whose traffic to the server is shaped and watched; empty: that of the route there.
+    """
 
     name: Name
     role: Literal["server", "client"]
@@ -123,6 +133,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     python: Python
     workdir: str
     labels: dict[str, str] = {}
+    interface: str = ""
     inventory: str = ""
     """The file that lists it, for advice to the user; empty for a host that is in none."""
 
@@ -214,13 +225,19 @@ class _NetnsFile(_Common, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class _HostEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What stands below a client's name."""
+    """What may stand below the server and below a client's name."""
 
     host: Address
     ssh: Ssh = Ssh()
     python: Python = Python()
     workdir: RemotePath | None = None
     labels: dict[Name, str] = {}
+
+
+class _ClientEntry(_HostEntry, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What stands below a client's name."""
+
+    interface: InterfaceName | None = None
 
 
 class _ServerEntry(_HostEntry, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -234,7 +251,7 @@ class _LabFile(_Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An inventory file that lists hosts."""
 
     server: _ServerEntry
-    clients: dict[Name, _HostEntry]
+    clients: dict[Name, _ClientEntry]
     ssh: Ssh = Ssh()
     python: Python = Python()
     workdir: RemotePath = DEFAULT_WORKDIR
@@ -305,6 +322,7 @@ def _host(top: Node, node: Node, entry: _HostEntry, name: str) -> Host:
         python=_python(top, node),
         workdir=entry.workdir or (str(workdir.value) if workdir else DEFAULT_WORKDIR),
         labels=entry.labels,
+        interface=(entry.interface or "") if isinstance(entry, _ClientEntry) else "",
         inventory=str(top.file),
     )
 

@@ -11,11 +11,18 @@ if TYPE_CHECKING:
 PROBABILITY = "delay.probability"
 SECONDS = "delay.seconds"
 _SYMBOLS = {PROBABILITY: "p", SECONDS: "d"}
+_LINK = "link."
+_UNITS = {"ms": "ms", "pct": "%", "mbit": "Mbit/s"}
 MINUS, TIMES, UNKNOWN = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 
 
 def setting_name(key: str) -> str:
-    """Return the symbol of a swept key (`p`, `d`), the app's own name of a run_config key, or the key itself."""
+    """Return the symbol of a swept key (`p`, `d`), the app's own name of a run_config key, or the key itself.
+
+    A link's keys are written without their unit: `link delay`, `link up rate`.
+    """
+    if key.startswith(_LINK):
+        return key.rpartition("_")[0].replace(".", " ")
     return _SYMBOLS.get(key, key.removeprefix("run_config."))
 
 
@@ -29,7 +36,10 @@ def value_text(value: Any) -> str:  # noqa: ANN401 - a swept value is whatever Y
 
 
 def setting_text(plan: PlannedTrial, key: str) -> str:
-    """Write the value of swept `key` in a trial; a delay's size with its unit."""
+    """Write the value of swept `key` in a trial; a delay's size and what a link is like with their units."""
+    if key.startswith(_LINK):
+        value, unit = plan.settings[key], key.rpartition("_")[2]
+        return "no limit" if value is None else f"{value_text(value)} {_UNITS[unit]}"
     if key == SECONDS and plan.delay is not None:
         return plan.delay.seconds.label
     return value_text(plan.settings[key]) + (" s" if key == SECONDS else "")

@@ -40,6 +40,14 @@ class PlannedTrial(msgspec.Struct, frozen=True, kw_only=True):
     links: dict[str, Link] = {}
     control_every: int = 0
 
+    @property
+    def injected_share(self) -> float:
+        """The share of its rounds that are no control rounds; as many rounds as only the app knows go on for long."""
+        if not self.control_every:
+            return 1.0
+        rounds = self.rounds or self.control_every
+        return 1 - rounds // self.control_every / rounds
+
 
 class HostRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A host of the campaign and what a look at it found (see `deploy.facts`)."""

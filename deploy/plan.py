@@ -5,8 +5,8 @@ Everything here follows from the playbook and the clients' names alone: the same
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -16,23 +16,27 @@ from deploy.manifest import PlannedTrial
 from flcommon.job import WARMUP, AppRef, ClientJob, ClientTrial, ServerJob, ServerTrial
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from deploy.app import App
-    from deploy.playbook import Condition, Playbook, Settings
+    from deploy.links import Rule
+    from deploy.playbook import Playbook
+    from deploy.settings import Condition, Settings
     from flcommon.delay import Delay
-    from flcommon.job import ConfigValue, Tls
+    from flcommon.job import ConfigValue, Shaping, Tls
+    from flcommon.link import Link
 
 _ORDER_STREAM = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A playbook's trials in the order of execution, for these clients."""
+    """A playbook's trials in the order of execution, for these clients; `shaping` for those that are given a link."""
 
     playbook: Playbook
     clients: tuple[str, ...]
     trials: tuple[PlannedTrial, ...]
+    shaping: Mapping[str, Shaping] = field(default_factory=dict)
 
     @property
     def app(self) -> AppRef:
@@ -41,15 +45,16 @@ class Plan:
 
     @property
     def warmup(self) -> PlannedTrial | None:
-        """The first trial once more, for the warm-up: fewer rounds, no delay, no target; None if none is asked for.
+        """The first trial once more, for the warm-up: fewer rounds, nothing injected, no target; None if not asked for.
 
         None too for an app whose number of rounds cannot be set: its warm-up would be a whole trial.
         """
         rounds, first = self.playbook.warmup_rounds, self.trials[0]
         if not rounds or not self.playbook.app.takes_rounds:
             return None
+        natural: dict[str, Any] = {"delay": None, "links": {}, "control_every": 0}
         config = {**first.run_config, ROUNDS: rounds}
-        return msgspec.structs.replace(first, index=WARMUP, rounds=rounds, run_config=config, delay=None, stop=None)
+        return msgspec.structs.replace(first, index=WARMUP, rounds=rounds, run_config=config, stop=None, **natural)
 
     def server_job(self, campaign: str, *, host: str, listen: str, tls: Tls | None = None) -> ServerJob:
         """Return the server's job; `listen` is `address:port` on the server host; no `tls`: whoever comes is let in."""
@@ -64,6 +69,8 @@ class Plan:
             trials=tuple(_server_trial(trial) for trial in self.trials),
             warmup=_server_trial(warmup) if (warmup := self.warmup) else None,
             pull_every_s=self.playbook.pull_every_s,
+            probe=self.playbook.probe,
+            sample_every_s=self.playbook.sample_every_s,
         )
 
     def client_job(self, campaign: str, *, host: str, server_address: str, tls: Tls | None = None) -> ClientJob:
@@ -79,32 +86,55 @@ class Plan:
             server_address=server_address,
             delay_seed=self.playbook.seed,
             node_config={"partition-id": self.clients.index(host), "num-partitions": len(self.clients)},
-            trials=tuple(_client_trial(trial) for trial in self.trials),
-            warmup=_client_trial(warmup) if (warmup := self.warmup) else None,
+            trials=tuple(_client_trial(trial, host) for trial in self.trials),
+            warmup=_client_trial(warmup, host) if (warmup := self.warmup) else None,
+            shaping=self.shaping.get(host),
+            sample_every_s=self.playbook.sample_every_s,
         )
 
     def expected_injected_s(self) -> float:
         """Return how long the injected delays are expected to hold up all trials together, in seconds.
 
         A round waits for its slowest client, here with equal computing times. Trials that `stop` early take less;
-        those whose number of rounds only the app knows are left out.
+        those whose number of rounds only the app knows are left out. What links add is not known beforehand.
         """
         a_round: dict[Delay, float] = {}
         for trial in self.trials:
             if trial.delay is not None and trial.delay not in a_round:
                 a_round[trial.delay] = trial.delay.expected_slowest_s(len(self.clients))
-        return sum(trial.rounds * a_round[trial.delay] for trial in self.trials if trial.delay is not None)
+        return sum(
+            trial.rounds * trial.injected_share * a_round[trial.delay]
+            for trial in self.trials
+            if trial.delay is not None
+        )
 
 
-def make_plan(playbook: Playbook, clients: Sequence[str]) -> Plan:
+def make_plan(
+    playbook: Playbook,
+    clients: Sequence[str],
+    rules: Mapping[str, Rule] | None = None,
+    shaping: Mapping[str, Shaping] | None = None,
+) -> Plan:
     """Return the plan: every condition once in each repeat, in the playbook's order, blocks of one repeat.
 
-    Raises ValueError if there is no client or a name is there twice.
+    `rules` are the playbook's, by client (`deploy.links.assigned`), `shaping` says by which layer each client's link
+    comes. Raises ValueError if there is no client, or a name is there twice.
     """
     if not clients or len(set(clients)) < len(clients):
         raise ValueError(f"a plan needs clients with different names, not {list(clients)}")
-    trials = [trial for repeat in range(playbook.repeats) for trial in _block(playbook, repeat)]
-    return Plan(playbook=playbook, clients=tuple(clients), trials=tuple(trials))
+    links = [_links(condition.settings, clients, rules or {}) for condition in playbook.conditions]
+    trials = [
+        msgspec.structs.replace(trial, links=links[trial.condition])
+        for repeat in range(playbook.repeats)
+        for trial in _block(playbook, repeat)
+    ]
+    return Plan(playbook=playbook, clients=tuple(clients), trials=tuple(trials), shaping=shaping or {})
+
+
+def _links(settings: Settings, clients: Sequence[str], rules: Mapping[str, Rule]) -> dict[str, Link]:
+    """Return the link of each client that has one: its rule's, else the condition's."""
+    asked = {name: rules[name].asked if name in rules else settings.link for name in clients}
+    return {name: one.link for name, one in asked.items() if one is not None}
 
 
 def learning_seed(seed: int, repeat: int) -> int:
@@ -114,19 +144,22 @@ def learning_seed(seed: int, repeat: int) -> int:
 
 def _block(playbook: Playbook, repeat: int) -> list[PlannedTrial]:
     """Return the trials of one repeat in the order of execution."""
-    delays = _delay_numbers(playbook.conditions)
+    numbers = _schedule_numbers(playbook.conditions)
     trials = [
-        _trial(playbook, condition, repeat, repeat * (max(delays) + 1) + delays[condition])
+        _trial(playbook, condition, repeat, repeat * (max(numbers) + 1) + numbers[condition])
         for condition in range(len(playbook.conditions))
     ]
     return trials if playbook.order == "listed" else _shuffled(trials, playbook.seed, repeat)
 
 
-def _delay_numbers(conditions: Sequence[Condition]) -> list[int]:
-    """Number the combinations of swept delay.* values, and return each condition's number."""
+def _schedule_numbers(conditions: Sequence[Condition]) -> list[int]:
+    """Number the combinations of swept delay.* and link.* values, and return each condition's number.
+
+    What is injected is drawn anew for another delay or link, and is the same for whatever else differs.
+    """
     numbers: dict[str, int] = {}
     keys = [
-        repr({key: value for key, value in condition.values.items() if key.startswith("delay.")})
+        repr({key: value for key, value in condition.values.items() if key.startswith(("delay.", "link."))})
         for condition in conditions
     ]
     return [numbers.setdefault(key, len(numbers)) for key in keys]
@@ -153,6 +186,7 @@ def _trial(playbook: Playbook, condition: int, repeat: int, schedule: int) -> Pl
         run_config=_run_config(playbook.app, chosen.settings, seed),
         delay=chosen.settings.delay,
         stop=chosen.settings.stop,
+        control_every=playbook.control_every,
     )
 
 
@@ -165,15 +199,22 @@ def _run_config(app: App, settings: Settings, seed: int) -> dict[str, ConfigValu
 
 def _server_trial(trial: PlannedTrial) -> ServerTrial:
     return ServerTrial(
-        index=trial.index, seed=trial.seed, run_config=trial.run_config, rounds=trial.rounds, stop=trial.stop
+        index=trial.index,
+        seed=trial.seed,
+        run_config=trial.run_config,
+        control_every=trial.control_every,
+        rounds=trial.rounds,
+        stop=trial.stop,
     )
 
 
-def _client_trial(trial: PlannedTrial) -> ClientTrial:
+def _client_trial(trial: PlannedTrial, host: str) -> ClientTrial:
     return ClientTrial(
         index=trial.index,
         seed=trial.seed,
         run_config=trial.run_config,
+        control_every=trial.control_every,
         schedule=trial.schedule,
         delay=trial.delay,
+        link=trial.links.get(host),
     )

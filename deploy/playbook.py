@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,38 +11,26 @@ from deploy.app import ROUNDS, SEED, WITH_DATA, App, resolve
 from deploy.convert import convert, unknown
 from deploy.errors import InputError
 from deploy.inventory import Name
-from deploy.trace import distribution, read_in
+from deploy.links import Rule, rules
+from deploy.linktrace import read_in_links
+from deploy.settings import Condition, conditions
+from deploy.sweep import MAX_TRIALS, check_sweep
+from deploy.trace import read_in
 from deploy.yamlfile import Node, read_yaml
-from flcommon.delay import Delay
-from flcommon.job import ConfigValue, Stop, Transport
+from flcommon.job import Transport
 
-MAX_TRIALS = 10_000
-SETTABLE = ("rounds", "delay.probability", "delay.seconds", "data.set", "data.partition", "data.alpha")
-"""What a sweep may vary, and `run_config.*`."""
-
-SWITCHES = ("transport.tls",)
+SWITCHES = ("transport.tls", "probe")
 """What may be written as on or off."""
 
+Control = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"(?#text: every K rounds, with K from 2 to 9999,)^every ([2-9]|[1-9][0-9]{1,3}) rounds\Z",
+    ),
+]
+LEAST_SAMPLE_S = 0.1
+
 _DEFAULT = Transport()
-_SETTINGS = ("rounds", "data", "run_config", "delay", "stop")
-
-
-class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which data the clients train on, and how it is split among them; `alpha` goes with dirichlet.
-
-    `path` is a directory on the hosts that already holds the data set; without it the host downloads.
-    """
-
-    set: Literal["cifar10", "digits"]
-    partition: Literal["full", "iid", "dirichlet"] = "full"
-    alpha: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    path: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.partition == "dirichlet" and self.alpha is None:
-            raise ValueError("partition: dirichlet needs alpha, a number above 0 (small: each client has few classes)")
-        if self.partition != "dirichlet" and self.alpha is not None:
-            raise ValueError(f"alpha goes with partition: dirichlet, not with {self.partition}")
 
 
 class TransportSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,29 +53,15 @@ class TransportSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         )
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one condition asks for: the playbook with the swept values filled in; without `rounds`, the app says."""
-
-    rounds: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    data: Data | None = None
-    run_config: dict[str, ConfigValue] = {}
-    delay: Delay | None = None
-    stop: Stop | None = None
-
-
-class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """One combination of swept values (`values`, by dotted key, as written) and the settings that it gives."""
-
-    values: dict[str, Any]
-    settings: Settings
-
-
 class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     """A validated playbook: `conditions` are all combinations of the sweep, each checked on its own.
 
     `warmup_rounds` run once before the trials, without delay, and count nowhere. Logs are pulled between two rounds,
     every `pull_every_s` at most (0: only at the end). `tls` is false if the playbook does without. `sweep` is as
-    written. `resolved` is the file's content as plain data (traces read in), for the manifest.
+    written. `resolved` is the file's content as plain data (traces read in), for the manifest. `hosts` are the rules
+    that give some clients another link; into every `control_every`-th round nothing is injected (0: there are none).
+    `probe`: measure the network before the first trial and after the last; machines are sampled every
+    `sample_every_s` (0: never).
     """
 
     file: Path
@@ -105,6 +77,10 @@ class Playbook(msgspec.Struct, frozen=True, kw_only=True):
     resolved: dict[str, Any]
     transport: Transport = _DEFAULT
     tls: bool = True
+    hosts: tuple[Rule, ...] = ()
+    control_every: int = 0
+    probe: bool = True
+    sample_every_s: float = 1.0
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -117,6 +93,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     run_config: Any = None
     stop: Any = None
     delay: Any = None
+    link: Any = None
+    hosts: Any = None
+    control: Control | None = None
     sweep: dict[str, list[Any]] = {}
     repeats: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRIALS)] = 1
     warmup_rounds: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1
@@ -124,17 +103,19 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     order: Literal["shuffled", "listed"] = "shuffled"
     seed: Annotated[int, msgspec.Meta(ge=0)] = 1
     transport: TransportSection = TransportSection()
+    probe: bool = True
+    sample_every_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 1.0
 
 
 def load_playbook(path: Path) -> Playbook:
     """Read a playbook file and the traces it names; raises InputError that names file, line and key."""
     written = read_yaml(path, switches=SWITCHES)
-    top = read_in(written)
+    top = read_in_links(read_in(written))
     entry = convert(top, _File)
     app = resolve(top.entries()["app"])
-    _check_sweep(top, entry)
+    check_sweep(top, entry.repeats)
     _check_app(top, app)
-    return Playbook(
+    book = Playbook(
         file=path,
         playbook=entry.playbook,
         app=app,
@@ -144,11 +125,33 @@ def load_playbook(path: Path) -> Playbook:
         pull_every_s=entry.pull_every_s,
         order=entry.order,
         sweep=convert(written, _File).sweep,
-        conditions=tuple(_conditions(written, top)),
+        conditions=tuple(conditions(written, top)),
         resolved=convert(top, dict[str, Any]),
         transport=entry.transport.of_job,
         tls=entry.transport.tls,
+        hosts=rules(hosts) if (hosts := top.get("hosts")) is not None else (),
+        control_every=int(entry.control.split()[1]) if entry.control else 0,
+        probe=entry.probe,
+        sample_every_s=entry.sample_every_s,
     )
+    _check_rounds(top, book)
+    return book
+
+
+def _check_rounds(top: Node, book: Playbook) -> None:
+    """Raise InputError for control rounds that cannot be, and for samples that would measure themselves."""
+    every, control = book.control_every, top.get("control")
+    if 0 < book.sample_every_s < LEAST_SAMPLE_S:
+        raise top.entries()["sample_every_s"].error(
+            f"must be 0 (never) or {LEAST_SAMPLE_S:g} and more: so many samples would disturb what they measure"
+        )
+    if control is None:
+        return
+    if not book.hosts and all(one.settings.delay is None and one.settings.link is None for one in book.conditions):
+        raise control.error("control rounds have nothing to do without: the playbook injects no delay and no link")
+    fewest = min((one.settings.rounds for one in book.conditions if one.settings.rounds), default=every)
+    if fewest < every:
+        raise control.error(f"a trial of {fewest} rounds has no control round: raise `rounds`, or leave control out")
 
 
 def _check_app(top: Node, app: App) -> None:
@@ -184,110 +187,3 @@ def _check_config(app: App, name: str, node: Node) -> None:
         raise node.error(f"the same thing is said twice: the app's {name!r} is set from the playbook's `{twin}`")
     if app.defaults is not None and name not in app.defaults:
         raise node.error(f"the app has no such key{unknown(name, list(app.defaults))} (in {app.config})")
-
-
-def _check_sweep(top: Node, entry: _File) -> None:
-    """Raise InputError for a sweep that no condition can repair."""
-    if "sweep" not in top.entries():
-        return
-    sweep = top.entries()["sweep"]
-    if not entry.sweep:
-        raise sweep.error("is empty: give it a key with a list of values, or leave sweep out")
-    for name, node in sweep.entries().items():
-        _check_key(name, node)
-        _check_values(node)
-    trials = math.prod(len(values) for values in entry.sweep.values()) * entry.repeats
-    if trials > MAX_TRIALS:
-        raise sweep.error(f"all combinations and repeats make {trials} trials; at most {MAX_TRIALS} are allowed")
-
-
-def _check_key(name: str, node: Node) -> None:
-    section, _, key = name.partition(".")
-    if name not in SETTABLE and not (section == "run_config" and key):
-        raise node.error(f"cannot be swept{unknown(name, [*SETTABLE, 'run_config.*'])}")
-
-
-def _check_values(node: Node) -> None:
-    items = node.items()
-    if not items:
-        raise node.error("is empty: give at least one value")
-    seen: dict[str, Node] = {}
-    for item in items:
-        first = seen.setdefault(_token(item), item)
-        if first is not item:
-            raise item.error(f"{item.shown()} is in the list twice: first as {first.key}")
-
-
-def _token(node: Node) -> str:
-    """Return a text that is the same for equal values; 3 and 3.0 are equal, 1 and true are not."""
-    number = isinstance(node.value, int) and not isinstance(node.value, bool)
-    return repr(float(str(node.value)) if number else node.plain())
-
-
-def _conditions(written: Node, top: Node) -> list[Condition]:
-    """Return all combinations, in the order in which the sweep is written; its last key varies fastest."""
-    base = top.having({key: node for key in _SETTINGS if (node := top.get(key)) is not None})
-    sweep = top.get("sweep")
-    lists = {key: node.items() for key, node in (sweep.entries() if sweep else {}).items()}
-    _check_replaced(base, {key: items[0] for key, items in lists.items()})
-    names = written.get("sweep")
-    shown = {key: node.items() for key, node in (names.entries() if names else {}).items()}
-    return [
-        Condition(
-            values={key: shown[key][i].plain() for key, i in zip(lists, choice, strict=True)},
-            settings=_settings(base, {key: lists[key][i] for key, i in zip(lists, choice, strict=True)}),
-        )
-        for choice in product(*(range(len(items)) for items in lists.values()))
-    ]
-
-
-def _check_replaced(base: Node, chosen: dict[str, Node]) -> None:
-    """Raise InputError for a wrong value in a section, though the sweep replaces it in every condition.
-
-    Partition and alpha are left out: whether they fit each other depends on both.
-    """
-
-    def is_replaced(key: str) -> bool:
-        section, _, name = key.partition(".")
-        there = base.get(section)
-        return there is not None and (not name or name in there.entries())
-
-    pair = ("data.partition", "data.alpha")
-    _settings(base, {key: node for key, node in chosen.items() if key in pair or not is_replaced(key)})
-
-
-def _settings(base: Node, chosen: dict[str, Node]) -> Settings:
-    """Return the settings with the chosen values filled in; errors point at the values that cause them."""
-    top = base
-    for key, node in chosen.items():
-        section, _, name = key.partition(".")
-        top = top.having({**top.entries(), section: _filled(top.get(section), name, node)})
-    delay, data = top.get("delay"), top.get("data")
-    if delay is not None:
-        top = top.having({**top.entries(), "delay": _complete(delay)})
-    if data is not None:
-        top = top.having({**top.entries(), "data": _without_idle_alpha(data, chosen)})
-    return convert(top, Settings)
-
-
-def _filled(section: Node | None, name: str, value: Node) -> Node:
-    """Return a section with `value` for the entry `name`, at the value's place: what breaks now, the value broke."""
-    if not name:
-        return value
-    entries = section.entries() if section else {}
-    return value.having({**entries, name: value})
-
-
-def _complete(delay: Node) -> Node:
-    """Return the delay with its seconds as a distribution; raises InputError for one that lacks a part."""
-    for name in ("probability", "seconds"):
-        if name not in delay.entries():
-            raise delay.error(f"the delay has no {name}: give it in the section `delay`, or sweep delay.{name}")
-    return delay.having({**delay.entries(), "seconds": distribution(delay.entries()["seconds"])})
-
-
-def _without_idle_alpha(data: Node, chosen: dict[str, Node]) -> Node:
-    """Drop the section's alpha where a swept partition leaves it without a use: iid against dirichlet is one sweep."""
-    partition = chosen.get("data.partition")
-    idle = partition is not None and partition.value != "dirichlet" and "data.alpha" not in chosen
-    return data.having({key: node for key, node in data.entries().items() if not (idle and key == "alpha")})

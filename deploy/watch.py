@@ -248,7 +248,7 @@ class CampaignWatch:
         one = self.hosts[host]
         one.lost, one.away = error, None
         if self.endures(host):
-            said = _refusal(error) if isinstance(error, CommandFailed) else str(error)
+            said = error.briefly if isinstance(error, CommandFailed) else str(error)
             self.on_host(host, "not watched any more")
             self.on_note(f"{said}; the campaign goes on without it")
 
@@ -289,9 +289,3 @@ class CampaignWatch:
 
     def _when(self) -> str:
         return f" ({self._last})" if self._last else ""
-
-
-def _refusal(error: CommandFailed) -> str:
-    """Say in one line why a host will not start, or watch, a process."""
-    said = error.output.strip().splitlines()[-1:] or [f"exit status {error.status}"]
-    return f"{error.host}: {error.step}: {said[0]}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deploy.facts import Facts
-    from deploy.remote.protocol import Remote
+    from deploy.remote.protocol import Remote, Words
     from flcommon.process import Order
 
 PULLED = (EVENTS_FILE, JOB_FILE, PROCESS_FILE, EXIT_FILE)
@@ -76,6 +76,13 @@ class Worker:
     def watch(self, names: Sequence[str], on_line: Callable[[str], None], *, after: int = -1) -> None:
         """Pass on the events of these names after number `after`, and last the process's `Exit`; raises HostError."""
         self.remote.run(self._argv("watch", f"{after}", *names), step="watch", on_line=on_line)
+
+    def converse(self, words: Words, on_line: Callable[[str], None]) -> None:
+        """Say words to the host, each of which it answers by its clocks (`flcommon.conversing`); raises HostError.
+
+        The process need not have been started yet.
+        """
+        self.remote.run(self._argv("converse"), step="clocks", stdin=words, on_line=on_line)
 
     def reach(self) -> None:
         """Return if the host answers; raises HostError."""

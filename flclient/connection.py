@@ -10,19 +10,21 @@ import random
 import secrets
 import threading
 import time
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Self
 
 import grpc
 
 from flclient import credentials
+from flclient.link.shaper import ShapingFailed
 from flcommon import wire
 from flcommon.errors import FieldlabError, StepError
 from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import ConnectionBack, ConnectionLost
 from flcommon.inbox import Heard, Inbox
 from flcommon.outbox import Outbox, Watch, Wire
-from flcommon.sockets import connections
+from flcommon.sampling import Sampler
+from flcommon.sockets import Address, connections, dialled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,20 +57,31 @@ class _Broken(FieldlabError):
 
 
 class Connection:
-    """The stream of one client process. Use it as a context manager: it is joined inside."""
+    """The stream of one client process. Use it as a context manager: it is joined inside.
+
+    `address`: where to connect to instead of the server's own address, a relay's.
+    """
 
     def __init__(
-        self, job: ClientJob, log: EventLog, on_progress: Callable[[wire.Instruction, int, int], None]
+        self,
+        job: ClientJob,
+        log: EventLog,
+        on_progress: Callable[[wire.Instruction, int, int], None],
+        address: str = "",
     ) -> None:
         self._job = job
+        self._address = address or job.server_address
         self._log = log
         self._on_progress = on_progress
         self._session = secrets.token_hex(8)
         self._frames: SimpleQueue[Heard[wire.FromServer] | ConnectionFailed | None] = SimpleQueue()
+        self._probes: SimpleQueue[Heard[wire.FromServer] | None] = SimpleQueue()
         self._outbox = Outbox(lambda: self._inbox.number)
         self._inbox: Inbox[wire.FromServer] = Inbox(wire.from_server, self._outbox.confirm, self._progress)
         self._leaving = threading.Event()
         self._line: _Line | None = None
+        self._server = dialled(job.server_address)
+        self.sampler = Sampler(job.sample_every_s, log, (job.host,), self._peer)
         self._joined = False
         self._lost: Moment | None = None
         self._attempts = 0
@@ -92,7 +105,8 @@ class Connection:
         Who is stopped from outside says nothing: a host that reboots stops its processes, and will be back.
         """
         if isinstance(error, Exception) and not isinstance(error, ConnectionFailed):
-            self._outbox.mention(wire.Leave(f"{type(error).__name__}: {error}"[:500]))
+            reason = str(error) if isinstance(error, StepError) else f"{type(error).__name__}: {error}"
+            self._outbox.mention(wire.Leave(reason[:500], fatal=isinstance(error, ShapingFailed)))
         self._leaving.set()
         self._outbox.finish()
         if (line := self._line) is not None:
@@ -111,6 +125,28 @@ class Connection:
                 raise told
             yield told
             del told  # with its body, before the next one is here
+
+    def probed(self, timeout_s: float) -> Heard[wire.FromServer] | None:
+        """Return what comes next of a probe; None if it was interrupted. Raises ConnectionFailed if nothing comes."""
+        try:
+            return self._probes.get(timeout=timeout_s)
+        except Empty:
+            raise ConnectionFailed("probe", f"nothing came from the server for {timeout_s:g} s") from None
+
+    def forget_probes(self) -> None:
+        """Let go of what has come of earlier probes."""
+        while not self._probes.empty():
+            self._probes.get()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come from the server."""
+        return not self._reader.is_alive()
+
+    def _peer(self, _client: str) -> Address | None:
+        """Where the server is, while it is reached: nowhere to look if a relay is between, which looks itself."""
+        reached = self._joined and self._lost is None and self._address == self._job.server_address
+        return self._server if reached else None
 
     # --- the reader's thread ------------------------------------------------------------------------------------------
 
@@ -137,6 +173,7 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - a thread's error must reach the session, whatever it is
             self._frames.put(ConnectionFailed("run", f"{type(error).__name__}: {error}"))
         self._frames.put(None)
+        self._probes.put(None)
 
     def _give_up_after(self, began: float, error: _Broken | _Refused) -> None:
         """Raise ConnectionFailed if the server has refused for good, or has been away for too long."""
@@ -154,7 +191,7 @@ class Connection:
 
     def _hold(self) -> None:
         """Make a connection and read until the goodbye; raises _Broken or _Refused for any other end."""
-        line = self._line = _Line(self._job)
+        line = self._line = _Line(self._job, self._address)
         over = False
         try:
             self._inbox.connect()
@@ -180,7 +217,7 @@ class Connection:
         gRPC's own keepalive would take a minute where this side's buffers are full (grpc.http2.ping_timeout_ms).
         """
         patience_s = self._job.transport.patience_s
-        port = int(self._job.server_address.rpartition(":")[2])
+        port = int(self._address.rpartition(":")[2])
         while not self._leaving.wait(patience_s / 4):
             line = self._line
             if line is None or self._heard_at.until_s(now()) < patience_s:
@@ -217,22 +254,27 @@ class Connection:
         while not self._frames.empty():
             self._frames.get()
         self._frames.put(Heard(welcome, (), 0, sent, at, at, at, 0))
+        self._probes.put(None)
 
     def _pass_on(self, heard: Heard[wire.FromServer] | None) -> bool:
         """Pass a frame on to the session, or act on it; True if it was the last, and the stream ends in good order."""
         if heard is None:
             return False
         match heard.frame:
-            case wire.Ping():
-                self._outbox.mention(wire.Pong(heard.sent, wire.Clocks(*heard.header)))
+            case wire.Ping(probe):
+                self._outbox.mention(wire.Pong(heard.sent, wire.Clocks(*heard.header), probe))
                 return False
             case wire.Confirm():
                 return False
-        self._frames.put(heard)
+            case wire.Found() | wire.Load():
+                self._probes.put(heard)
+            case _:
+                self._frames.put(heard)
         if heard.size_bytes >= wire.LONG_BYTES:
             self._outbox.mention(wire.Confirm())
         if not isinstance(heard.frame, wire.Goodbye):
             return False
+        self._probes.put(None)
         self._outbox.finish()
         return True
 
@@ -248,18 +290,16 @@ class Connection:
 class _Line:
     """One gRPC channel and its stream."""
 
-    def __init__(self, job: ClientJob) -> None:
+    def __init__(self, job: ClientJob, address: str) -> None:
         self.wire = Wire()
         self.reason = ""
         self._tls = job.tls
         options = channel_options(job.transport)
         if job.tls is None:
-            self._channel = grpc.insecure_channel(job.server_address, options)
+            self._channel = grpc.insecure_channel(address, options)
         else:
             trusted = credentials.channel_options(job.tls)
-            self._channel = grpc.secure_channel(
-                job.server_address, credentials.channel_credentials(job.tls), (*options, *trusted)
-            )
+            self._channel = grpc.secure_channel(address, credentials.channel_credentials(job.tls), (*options, *trusted))
         self._ended = threading.Event()
 
     def join(self, hello: wire.Hello, outbox: Outbox) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,10 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from flclient.connection import Connection, ConnectionFailed
+from flclient.link.conductor import Conductor
+from flclient.link.shaper import Shaper
 from flclient.mods import delay_mod, timing_mod, with_mods
+from flclient.probe import Interrupted, Prober
 from flcommon import flower, wire
 from flcommon.delay import Draw
 from flcommon.errors import FieldlabError
@@ -20,6 +24,7 @@ from flcommon.events import (
     AppRaised,
     MessageReceived,
     Place,
+    Probed,
     Ready,
     ReplySent,
     Transferring,
@@ -33,6 +38,10 @@ from flcommon.sending import Sending
 if TYPE_CHECKING:
     from flcommon.inbox import Heard
     from flcommon.job import ClientJob, ClientTrial
+
+
+PROBE_PINGS, PROBE_EVERY_MS = 50, 10.0
+"""What an active look at the natural path takes: half a second, plus its loads."""
 
 
 def run_client(job: ClientJob, log: EventLog, started: float) -> None:
@@ -49,20 +58,30 @@ def run_client(job: ClientJob, log: EventLog, started: float) -> None:
 
 
 def take_part(job: ClientJob, app: ClientApp, log: EventLog) -> None:
-    """Join the server and run the app on what it says, until it says goodbye; raises ConnectionFailed."""
+    """Join the server and run the app on what it says, until it says goodbye; raises StepError."""
     arriving = _Arriving(job.host, log)
-    with Connection(job, log, arriving.progress) as connection:
-        Session(job, app, connection, log).run()
+    with ExitStack() as stack:
+        shaper = stack.enter_context(Shaper(job, job.shaping, log)) if job.shaping else None
+        address = shaper.address if shaper else ""
+        connection = stack.enter_context(Connection(job, log, arriving.progress, address))
+        conductor = stack.enter_context(Conductor(job, shaper, log)) if shaper else None
+        stack.enter_context(connection.sampler)
+        Session(job, app, connection, log, conductor).run()
 
 
 class Session:
-    """What a client knows between hello and goodbye."""
+    """What a client knows between hello and goodbye. `conductor`: who leads its link, if that is shaped."""
 
-    def __init__(self, job: ClientJob, app: ClientApp, connection: Connection, log: EventLog) -> None:
+    def __init__(
+        self, job: ClientJob, app: ClientApp, connection: Connection, log: EventLog, conductor: Conductor | None = None
+    ) -> None:
         self._job = job
         self._app = app
         self._connection = connection
         self._log = log
+        self._conductor = conductor
+        self._prober = Prober(connection)
+        self._inject = True
         self._trials = {trial.index: trial for trial in (job.warmup, *job.trials) if trial is not None}
         self._node_id = 0
         self._trial: ClientTrial | None = None
@@ -74,29 +93,55 @@ class Session:
     def run(self) -> None:
         """Do what the server says until it says goodbye."""
         for heard in self._connection.frames():
-            match heard.frame:
-                case wire.Welcome(node_id):
-                    self._node_id = node_id
-                    self._trial = self._context = None
-                case wire.OpenTrial(index):
-                    self._open(index)
-                case wire.Instruction() as instruction:
-                    self._instruct(instruction, heard)
-                    size_bytes = heard.size_bytes
-                    del heard  # with its arrays, before the next message arrives
-                    flower.let_go(size_bytes)
-                case wire.CloseTrial(index, ok):
-                    self._close(index, ok=ok)
-                case wire.Goodbye(error):
-                    if error is not None:
-                        raise ConnectionFailed("run", f"the server ended the campaign: {error}")
-                    return
+            if isinstance(heard.frame, wire.Goodbye):
+                if heard.frame.error is not None:
+                    raise ConnectionFailed("run", f"the server ended the campaign: {heard.frame.error}")
+                return
+            with suppress(Interrupted):  # what the server says next, begins anew
+                self._do(heard)
+            size_bytes = heard.size_bytes
+            del heard  # with its arrays, before the next message arrives
+            flower.let_go(size_bytes)
         raise ConnectionFailed("run", "the server closed the stream without a goodbye")
+
+    def _do(self, heard: Heard[wire.FromServer]) -> None:
+        match heard.frame:
+            case wire.Welcome(node_id):
+                self._node_id = node_id
+                self._trial = self._context = None
+            case wire.OpenTrial(index):
+                self._open(index)
+            case wire.Switch(trial, number, inject):
+                self._inject = inject
+                if self._conductor is not None:
+                    self._conductor.switch(inject=inject)
+                self._connection.send(wire.Switched(trial, number))
+            case wire.Measure(stage, size_bytes):
+                self._measure(stage, size_bytes)
+            case wire.Instruction() as instruction:
+                self._instruct(instruction, heard)
+            case wire.CloseTrial(index, ok):
+                self._close(index, ok=ok)
+
+    def _measure(self, stage: str, size_bytes: int) -> None:
+        """Look at the natural path; between trials nothing is injected."""
+        pings = self._prober.pings(PROBE_PINGS, PROBE_EVERY_MS)
+        found = self._prober.goodput(size_bytes)
+        event = Probed(
+            client=self._job.host,
+            stage=stage,
+            rtt_ms=tuple(round(1000 * one, 4) for one in pings.rtt_s),
+            size_bytes=size_bytes,
+            up_mbit=found.up_mbit,
+            down_mbit=found.down_mbit,
+        )
+        self._log.write(event)
+        self._connection.send(wire.Measured(stage))
 
     def _open(self, index: int) -> None:
         self._opened = self._log.write(TrialOpened(trial=index))
         trial = self._trial = self._trials[index]
-        self._rounds, self._waited = 0, set()
+        self._rounds, self._waited, self._inject = 0, set(), True
         seed_everything(trial.seed)
         run_id = flower.run_id(index)
         flower.set_identity(run_id, self._node_id)
@@ -107,6 +152,8 @@ class Session:
             state=RecordDict(),
             run_config=dict(trial.run_config),
         )
+        if self._conductor is not None:
+            self._conductor.open(trial, self._prober)
         self._log.write(TrialPrepared(trial=index))
         self._connection.send(wire.Prepared(index))
 
@@ -114,6 +161,8 @@ class Session:
         at = now()
         self._log.write(TrialEnded(trial=index, ok=ok, rounds=self._rounds, duration_s=self._opened.until_s(at)), at)
         self._trial = self._context = None
+        if self._conductor is not None:
+            self._conductor.close()
 
     def _instruct(self, frame: wire.Instruction, heard: Heard[wire.FromServer]) -> None:
         """Run the app on one instruction and send the reply, or Flower's error reply if the app raised."""
@@ -138,13 +187,24 @@ class Session:
             decode_s=taken.until_s(now()),
         )
         self._log.write(event, heard.last)
+        self._connection.sampler.beside(place)
         self._rounds = max(self._rounds, frame.round)
+        if self._conductor is not None:
+            self._conductor.mark(place, up=False)
+            self._conductor.enter(frame.round)
+            self._conductor.hold(lambda: self._connection.over)
         reply = self._call(place, trial, message, context)
         returned = now()
         parts = self._encoded(reply, message, place)
-        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now())
+        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now(), self._sent)
         asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
         self._connection.send(asked, (parts.skeleton, *parts.segments), watch)
+
+    def _sent(self, place: Place) -> None:
+        """A reply has gone into gRPC: look at what it goes by."""
+        self._connection.sampler.beside(place)
+        if self._conductor is not None:
+            self._conductor.mark(place, up=True)
 
     def _encoded(self, reply: Message, message: Message, place: Place) -> flower.Parts:
         """Encode the reply, or Flower's error reply if the app has made one that cannot be."""
@@ -156,7 +216,7 @@ class Session:
 
     def _call(self, place: Place, trial: ClientTrial, message: Message, context: Context) -> Message:
         who = Draw(self._job.delay_seed, self._job.host, trial.schedule, place["round"])
-        delaying = delay_mod(place, trial.delay, who, self._log, self._waited)
+        delaying = delay_mod(place, trial.delay if self._inject else None, who, self._log, self._waited)
         call = with_mods(self._app, [delaying, timing_mod(place, self._log)])
         try:
             return _checked(call(message, context))

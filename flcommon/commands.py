@@ -5,6 +5,7 @@
     again DIR MODULE SEQ NAME...  start it again where it died, then watch: from there on, or after SEQ if it runs
     watch DIR SEQ NAME...         print its events of these names after number SEQ as they come, until it has ended
     stop DIR                      end its process group: SIGTERM, then SIGKILL
+    converse DIR                  answer each line of stdin by when it came and went, and renew the controller's lease
     paused DIR NUMBER             print `yes` if the server holds the experiment for that pause
     resume DIR NUMBER             let that pause end
     status BELOW                  a `Status` per line, the latest processes first
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flcommon.conversing import converse
 from flcommon.following import print_lines, watch
 from flcommon.process import Order, again, start, stop
 from flcommon.quiet import is_paused, resume
@@ -87,6 +89,7 @@ _VERBS: dict[str, Callable[[Path, Sequence[str]], Iterable[bytes]]] = {
     "again": _again,
     "watch": lambda place, rest: watch(place, rest[1:], int(rest[0])),
     "stop": _stop,
+    "converse": lambda place, _rest: converse(place),
     "paused": lambda place, rest: [b"yes\n"] if is_paused(place, int(rest[0])) else [],
     "resume": _resume,
     "status": lambda place, _rest: (msgspec.json.encode(one) + b"\n" for one in statuses(place, time.time())),

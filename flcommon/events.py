@@ -406,15 +406,16 @@ class LinkProved(OfTrial, frozen=True, kw_only=True, tag="link-proved"):
     """(client) A link was measured right after it was applied, against the natural one right before.
 
     The injected one-way delays follow from differences in which the clocks' offset cancels. `tolerance_ms` is what the
-    proof was held to, `up_mbit` and `down_mbit` goodput, `attempts` how often it was measured.
+    proof was held to, `up_mbit` and `down_mbit` goodput, `attempts` how often it was measured. A delay is None where no
+    ping came back.
     """
 
     client: str
     layer: Layer
     requested_up_ms: float
-    measured_up_ms: float
+    measured_up_ms: float | None
     requested_down_ms: float
-    measured_down_ms: float
+    measured_down_ms: float | None
     tolerance_ms: float
     attempts: int
     requested_up_mbit: float | None = None
@@ -491,6 +492,13 @@ class Resumed(OfRound, frozen=True, kw_only=True, tag="resumed"):
     by: str
 
 
+class Switched(OfRound, frozen=True, kw_only=True, tag="switched"):
+    """(server) Before this round, all clients were told whether to inject; it took `duration_s`, between two rounds."""
+
+    inject: bool
+    duration_s: float
+
+
 class TargetReached(OfRound, frozen=True, kw_only=True, tag="target-reached"):
     """(server) The playbook's `stop` condition holds: the trial ends here."""
 
@@ -562,6 +570,7 @@ AnyEvent = (
     | RoundEnded
     | Paused
     | Resumed
+    | Switched
     | TargetReached
     | TrialEnded
     | CampaignEnded

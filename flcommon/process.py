@@ -21,6 +21,7 @@ import msgspec
 
 from flcommon.decoding import decoded
 from flcommon.identity import lives, start_time
+from flcommon.lease import CONTROL_FILE, renew
 from flcommon.logend import log_end
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def start(directory: Path, module: str, order: Order) -> None:
             if bytes(content):
                 (directory / name).touch(mode=0o600)
                 (directory / name).write_bytes(content)
+        renew(directory / CONTROL_FILE)  # who starts it is there
         _start_supervisor(directory, module, 1)
 
 

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 from flcommon.events import MessageSent, Place, Redelivered, ReplySent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flcommon.eventlog import EventLog, Moment
     from flcommon.outbox import Offered
 
 
 @dataclass(frozen=True)
 class Sending:
-    """A message, built and encoded at these moments; logs what becomes of it (flcommon.outbox.Watch)."""
+    """A message, built and encoded at these moments; logs what becomes of it (flcommon.outbox.Watch).
+
+    `then` is told right after, to look at what it went by.
+    """
 
     event: type[MessageSent | ReplySent]
     place: Place
@@ -22,6 +27,7 @@ class Sending:
     size_bytes: int
     built: Moment
     encoded: Moment
+    then: Callable[[Place], None] | None = None
 
     def offered(self, how: Offered) -> None:
         """Log that all of it has gone into gRPC, as of its first byte."""
@@ -34,6 +40,8 @@ class Sending:
             send_s=how.first.until_s(how.last),
         )
         self.log.write(event, how.first)
+        if self.then is not None:
+            self.then(self.place)
 
     def redelivered(self, start: int, size_bytes: int) -> None:
         """Log that it goes into a new connection."""

@@ -134,9 +134,10 @@ class Load(Frame, frozen=True, tag="load"):
 
 
 class Leave(Frame, frozen=True, tag="leave"):
-    """Client: it goes, and will not be back by itself."""
+    """Client: it goes, and will not be back by itself; `fatal`: without it, what is measured is not what was asked."""
 
     reason: str
+    fatal: bool = False
 
 
 class Welcome(Frame, frozen=True, tag="welcome"):

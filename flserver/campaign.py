@@ -25,6 +25,7 @@ from flcommon.events import (
     TrialPrepared,
 )
 from flcommon.seeding import seed_everything
+from flserver.control import Control
 from flserver.credentials import server_credentials
 from flserver.grid import GrpcGrid
 from flserver.quiet import Quiet
@@ -43,8 +44,8 @@ PREPARE_TIMEOUT_S = 600.0
 
 def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
     """Run all trials of the job; `started` is the process's start on `time.monotonic`. Raises FieldlabError."""
-    grid = GrpcGrid(job.campaign, job.clients, log, job.transport)
-    with _closing(grid):
+    grid = GrpcGrid(job.campaign, job.clients, log, job.transport, job.sample_every_s)
+    with _closing(grid), grid.sampler:
         credentials = server_credentials(job.tls) if job.tls else None
         log.write(Listening(address=grid.streams.listen(job.listen, credentials)))
         importing = time.monotonic()
@@ -59,24 +60,28 @@ def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
 
 def run_trials(job: ServerJob, app: ServerApp, grid: GrpcGrid, log: EventLog) -> None:
     """Run the warm-up and the trials; what ends the campaign early is noted and raised."""
-    done = 0
+    done, rounds = 0, 0
     quiet = Quiet(log.path.parent, log, job.pull_every_s)
     try:
         if job.warmup is not None:
             run_trial(job.warmup, app, grid, log)
+        if job.probe:
+            grid.probe("before")
         for trial in job.trials:
             if done:
-                quiet.between(job.trials[done - 1].index, job.trials[done - 1].rounds, now())
-            run_trial(trial, app, grid, log, quiet)
+                quiet.between(job.trials[done - 1].index, rounds, now())
+            rounds = run_trial(trial, app, grid, log, quiet)
             done += 1
+        if job.probe:
+            grid.probe("after")
     finally:
         log.write(CampaignEnded(ok=done == len(job.trials), trials_done=done))
 
 
-def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog, quiet: Quiet | None = None) -> None:
-    """Run one trial from fresh state, and log it whether it succeeds or not."""
+def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog, quiet: Quiet | None = None) -> int:
+    """Run one trial from fresh state, and log it whether it succeeds or not; return how many rounds it had."""
     log.write(TrialOpened(trial=trial.index))
-    rounds = Rounds(log, trial.index, quiet)
+    rounds = Rounds(log, trial.index, quiet, Control(trial, grid.roster, log))
     grid.begin(trial.index, rounds)
     grid.roster.open_trial(trial.index)
     seed_everything(trial.seed)
@@ -93,6 +98,7 @@ def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog,
         rounds.leave()
         log.write(TrialEnded(trial=trial.index, ok=ok, rounds=rounds.number, duration_s=rounds.total_s))
         grid.roster.close_trial(trial.index, ok=ok)
+    return rounds.number
 
 
 def _call(app: ServerApp, grid: GrpcGrid, trial: ServerTrial) -> None:

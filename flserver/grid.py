@@ -26,6 +26,7 @@ from flcommon.events import (
     Transferring,
 )
 from flcommon.job import Transport
+from flcommon.sampling import Sampler
 from flcommon.sending import Sending
 from flserver.errors import ServerError
 from flserver.exchange import Exchange
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from flcommon.inbox import Heard
+
+
+PROBE_BYTES, MOST_PROBE_BYTES = 250_000, 4_000_000
+"""How large a probe's loads are before any message has been sent (as the study's model), and at most."""
+PROBE_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,17 @@ class GrpcGrid(Grid):
     """Flower's Grid on the streams of one campaign; `begin` says which trial it works for."""
 
     def __init__(
-        self, campaign: str, clients: Sequence[str], log: EventLog, transport: Transport | None = None
+        self,
+        campaign: str,
+        clients: Sequence[str],
+        log: EventLog,
+        transport: Transport | None = None,
+        sample_every_s: float = 0.0,
     ) -> None:
         self._transport = transport or Transport()
         self.streams = Streams(campaign, clients, self, log, self._transport)
         self.roster = self.streams.roster
+        self.sampler = Sampler(sample_every_s, log, clients, self.roster.address_of)
         self._names = {node_id: client for client, node_id in self.roster.node_ids.items()}
         self._log = log
         self._exchange = Exchange()
@@ -67,6 +79,7 @@ class GrpcGrid(Grid):
         self._run = flower.empty_run(0)
         self._idle_since: float | None = None
         self._arrived_bytes = 0
+        self._largest_bytes = 0
 
     def begin(self, trial: int, rounds: Rounds) -> None:
         """Work for this trial from now on: what an earlier one left unanswered is forgotten."""
@@ -77,6 +90,11 @@ class GrpcGrid(Grid):
         run = flower.empty_run(flower.run_id(trial))
         self.set_run(run)
         flower.set_identity(run.run_id, flower.SERVER_NODE_ID)
+
+    def probe(self, stage: str) -> None:
+        """Let the clients look at their natural paths, with loads as large as the largest message so far."""
+        size_bytes = min(self._largest_bytes or PROBE_BYTES, MOST_PROBE_BYTES)
+        self.roster.measure(stage, size_bytes, PROBE_TIMEOUT_S)
 
     # --- flwr.serverapp.Grid -----------------------------------------------------------------------------------------
 
@@ -164,6 +182,7 @@ class GrpcGrid(Grid):
             error=message.error.reason if message.has_error() else None,
         )
         self._log.write(event, heard.last)
+        self.sampler.beside(asked.place)
         self._arrived_bytes += heard.size_bytes
         self._note_clocks(client, reply, heard)
         if message.has_content() and (values := _scalars(message)):
@@ -208,7 +227,8 @@ class GrpcGrid(Grid):
         self._asked[message_id] = _Asked(place, message, time.monotonic() + message.metadata.ttl)
         self._exchange.expect(message_id)
         frame = wire.Instruction(message_id, place["trial"], place["round"])
-        watch = Sending(MessageSent, place, self._log, parts.size_bytes, built, now())
+        watch = Sending(MessageSent, place, self._log, parts.size_bytes, built, now(), self.sampler.beside)
+        self._largest_bytes = max(self._largest_bytes, parts.size_bytes)
         parcel = Parcel(frame, (parts.skeleton, *parts.segments), watch)
         given_up = self.roster.instruct(message.metadata.dst_node_id, parcel)
         if given_up is not None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from flcommon import wire
 from flcommon.eventlog import Moment, now
 from flcommon.inbox import Heard, Inbox
 from flcommon.outbox import Outbox, Watch, Wire
+from flcommon.sockets import Address, peer_address
+from flserver.probes import Probes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import grpc
 
@@ -36,6 +39,11 @@ class Line:
     def address(self) -> str:
         """Where the client is, in gRPC's words: `ipv4:192.0.2.21:50123`."""
         return str(self.context.peer())
+
+    @cached_property
+    def peer(self) -> Address | None:
+        """The same as the kernel has it, None of what is no IP address."""
+        return peer_address(self.address)
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,12 @@ class Peer:
         self.losses = 0
         self.heard_at = now()
         self.prepared: set[int] = set()
+        self.switched: wire.Switched | None = None
+        self.measured: str | None = None
         self.unanswered: dict[str, Parcel] = {}
         self.reading = threading.Lock()
         self.outbox = Outbox(lambda: self.inbox.number)
+        self.probes = Probes(name, self.outbox)
         self.inbox: Inbox[wire.FromClient] = Inbox(
             wire.from_client,
             self.outbox.confirm,
@@ -118,19 +129,30 @@ class Peer:
         self.outbox.disconnect(line.wire)
         return current
 
-    def begin_anew(self, session: str, trial: int | None) -> None:
-        """Begin with a process that knows nothing: it gets the open trial, and what it has not answered."""
+    def begin_anew(self, session: str, state: Sequence[wire.Frame]) -> None:
+        """Begin with a process that knows nothing: it gets the campaign's `state`, and what it has not answered."""
         with self.reading:
             self.line, self.session = None, session
             self.prepared.clear()
+            self.switched = None
             self.inbox.reset()
             self.outbox.reset()
-        if trial is not None:
-            self.outbox.post(wire.OpenTrial(trial))
+        for frame in state:
+            self.outbox.post(frame)
         for parcel in self.unanswered.values():
             if parcel.tried:
                 parcel.watch.redelivered(0, sum(map(len, parcel.body)))
             self.outbox.post(parcel.frame, parcel.body, parcel.watch)
+
+    def note(self, done: wire.Prepared | wire.Switched | wire.Measured) -> None:
+        """Remember what the client has done, for who waits for it."""
+        match done:
+            case wire.Prepared(trial):
+                self.prepared.add(trial)
+            case wire.Switched():
+                self.switched = done
+            case wire.Measured(stage):
+                self.measured = stage
 
     def instruct(self, parcel: Parcel) -> None:
         """Send an instruction, and keep it until it is answered."""

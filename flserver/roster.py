@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from flcommon.inbox import Heard
     from flcommon.job import Transport
+    from flcommon.sockets import Address
 
 FIRST_NODE_ID = 1001
 """Clients get node ids from here on, in the order of the job; 1 is Flower's SuperLink."""
@@ -66,7 +67,8 @@ class Roster:
         self._changed = threading.Condition()
         self._peers = {name: Peer(name, FIRST_NODE_ID + i, self._progress) for i, name in enumerate(clients)}
         self._by_node = {peer.node_id: peer for peer in self._peers.values()}
-        self._trial: int | None = None
+        self._state: list[wire.Frame] = []
+        """What a client must know that comes late: the open trial, and whether to inject now, where that was said."""
         self._failure: ServerError | None = None
         self._goodbye: wire.Goodbye | None = None
         self._pinged = now()
@@ -86,6 +88,11 @@ class Roster:
         """Why clients are given up, by name."""
         return {peer.name: peer.given_up for peer in self._peers.values() if peer.given_up is not None}
 
+    def address_of(self, client: str) -> Address | None:
+        """Where a client's connection comes from, None while there is none. Asks for no lock: it is asked often."""
+        line = self._peers[client].line
+        return line.peer if line is not None else None
+
     # --- what the campaign says ---------------------------------------------------------------------------------------
 
     def wait_joined(self, timeout_s: float | None) -> None:
@@ -96,17 +103,12 @@ class Roster:
 
     def wait_prepared(self, trial: int, timeout_s: float | None) -> None:
         """Return when all clients that are left have prepared for the trial; raises ServerError."""
-        missing = self._wait(
-            lambda: [one.name for one in self._peers.values() if one.given_up is None and trial not in one.prepared],
-            timeout_s,
-        )
-        if missing:
-            raise ServerError("prepare trial", f"{', '.join(sorted(missing))} not prepared within {timeout_s:g} s")
+        self._await("prepare trial: prepared", lambda one: trial in one.prepared, timeout_s)
 
     def open_trial(self, trial: int) -> None:
         """Tell all clients, also those that will be back later, to make fresh state."""
         with self._changed:
-            self._trial = trial
+            self._state = [wire.OpenTrial(trial)]
             for peer in self._peers.values():
                 peer.prepared.clear()
                 peer.unanswered.clear()
@@ -115,10 +117,26 @@ class Roster:
     def close_trial(self, trial: int, *, ok: bool) -> None:
         """Tell all clients that the trial is over; what they have not answered is nobody's any more."""
         with self._changed:
-            self._trial = None
+            self._state = []
             for peer in self._peers.values():
                 peer.unanswered.clear()
             self._say(wire.CloseTrial(trial, ok))
+
+    def switch(self, trial: int, number: int, timeout_s: float, *, inject: bool) -> None:
+        """Tell all clients whether to inject from now on, and wait until they do; raises ServerError."""
+        told = wire.Switch(trial, number, inject)
+        with self._changed:
+            self._state = [*self._state[:1], told]
+            self._say(told)
+        done = wire.Switched(trial, number)
+        self._await("control round: switched", lambda one: one.switched == done, timeout_s)
+
+    def measure(self, stage: str, size_bytes: int, timeout_s: float) -> None:
+        """Let each client look at its natural path, one after the other: they may share it. Raises ServerError."""
+        for peer in self._peers.values():
+            if peer.given_up is None:
+                peer.outbox.post(wire.Measure(stage, size_bytes))
+                self._await("probe: measured", _has_measured(peer, stage), timeout_s)
 
     def instruct(self, node_id: int, parcel: Parcel) -> str | None:
         """Send an instruction; returns why not, if the client is given up. Raises ServerError for an unknown node."""
@@ -156,6 +174,18 @@ class Roster:
             if peer.given_up is None:
                 peer.outbox.post(frame)
 
+    def _await(self, what: str, done: Callable[[Peer], bool], timeout_s: float | None) -> None:
+        """Wait until all clients that are not given up have done something; raises ServerError that names the others.
+
+        `what` is the step, a colon, and what they are then.
+        """
+        step, _, state = what.partition(": ")
+        missing = self._wait(
+            lambda: [one.name for one in self._peers.values() if one.given_up is None and not done(one)], timeout_s
+        )
+        if missing:
+            raise ServerError(step, f"{', '.join(sorted(missing))} not {state} within {timeout_s:g} s")
+
     def _wait(self, missing: Callable[[], list[str]], timeout_s: float | None) -> list[str]:
         with self._changed:
             self._changed.wait_for(lambda: not missing() or self._failure is not None, timeout_s)
@@ -174,7 +204,7 @@ class Roster:
                 raise Refused(f"{hello.client} is connected already", again=True)
             restarted = peer.session not in {None, hello.session}
             if not resumed:
-                peer.begin_anew(hello.session, self._trial)
+                peer.begin_anew(hello.session, self._state)
                 if self._goodbye is not None:
                     peer.outbox.post(self._goodbye)
             heard = peer.take_line(line)
@@ -198,18 +228,28 @@ class Roster:
                 self._receiver.replied(peer.name, reply, heard)
                 with self._changed:  # not before: one that cannot be read leaves its instruction unanswered
                     peer.unanswered.pop(reply.message, None)
-            case wire.Prepared(trial):
+            case wire.Prepared() | wire.Switched() | wire.Measured() as done:
                 with self._changed:
-                    peer.prepared.add(trial)
+                    peer.note(done)
                     self._changed.notify_all()
+            case wire.Ask() as ask:
+                peer.probes.ask(ask)
+            case wire.Load() as load:
+                peer.probes.load(load, heard)
             case wire.Pong() as pong:
-                if self._transport.clock_every_s:  # else it was a sign of life and nothing more
+                peer.probes.pong(pong, heard)
+                if self._transport.clock_every_s or pong.probe:  # else it was a sign of life and nothing more
                     self._receiver.compared(peer.name, pong, heard)
-            case wire.Leave(reason):
-                with self._changed:
-                    self._give_up(peer, f"it left: {reason}")
+            case wire.Leave() as leave:
+                self._let_leave(peer, leave)
             case wire.Hello():
                 raise wire.ProtocolError("a second hello")
+
+    def _let_leave(self, peer: Peer, leave: wire.Leave) -> None:
+        if leave.fatal:
+            self.fail(ServerError("run", f"{peer.name}: {leave.reason}"))
+        with self._changed:
+            self._give_up(peer, f"it left: {leave.reason}")
 
     def leave(self, peer: Peer, line: Line, reason: str, *, banned: bool = False) -> None:
         """A connection has ended; the client has the rejoin time-out to come back, unless it is `banned`."""
@@ -355,3 +395,7 @@ class Roster:
     def _progress(self, client: str, frame: wire.Frame, filled: int, size: int) -> None:
         if isinstance(frame, wire.Reply):
             self._receiver.arriving(client, frame.message, filled, size)
+
+
+def _has_measured(peer: Peer, stage: str) -> Callable[[Peer], bool]:
+    return lambda one: one is not peer or one.measured == stage

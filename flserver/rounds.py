@@ -15,6 +15,7 @@ from flcommon.events import PhaseEnded, RoundEnded, RoundStarted
 if TYPE_CHECKING:
     from flwr.app import Message
 
+    from flserver.control import Control
     from flserver.quiet import Quiet
 
 
@@ -41,10 +42,11 @@ def round_of(message: Message) -> int | None:
 class Rounds:
     """The rounds of one trial. Round r lasts from the first sign of it until the first sign of round r + 1."""
 
-    def __init__(self, log: EventLog, trial: int, quiet: Quiet | None = None) -> None:
+    def __init__(self, log: EventLog, trial: int, quiet: Quiet | None = None, control: Control | None = None) -> None:
         self._log = log
         self._trial = trial
         self._quiet = quiet
+        self._control = control
         self._paused_s = 0.0
         self._first: Moment | None = None
         self._started: Moment | None = None
@@ -58,12 +60,16 @@ class Rounds:
             return
         at = now()
         self.leave(at)
+        ended = at
         if self._quiet is not None and self.number:
-            ended, at = at, self._quiet.between(self._trial, self.number, at)
-            self._paused_s += ended.until_s(at)
+            at = self._quiet.between(self._trial, self.number, at)
+        if self._control is not None:
+            at = self._control.enter(number, at)
+        self._paused_s += ended.until_s(at) if self._first else 0.0
         self.number, self._started = number, at
         self._first = self._first or at
-        self._log.write(RoundStarted(trial=self._trial, round=number), at)
+        control = self._control is not None and self._control.is_control(number)
+        self._log.write(RoundStarted(trial=self._trial, round=number, control=control), at)
 
     def leave(self, at: Moment | None = None) -> None:
         """End the current round, if one is under way."""

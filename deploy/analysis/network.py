@@ -129,8 +129,10 @@ class _Group:
             messages=len(self.messages),
             flagged=dict(flags),
             natural_rtt_ms=interval(1000 * trip.natural_s for trip in self.idle if trip.natural_s is not None),
-            down=_way("down", self.messages, [proof.measured_down_ms for proof in self.proofs]),
-            up=_way("up", self.messages, [proof.measured_up_ms for proof in self.proofs]),
+            down=_way(
+                "down", self.messages, [ms for proof in self.proofs if (ms := proof.measured_down_ms) is not None]
+            ),
+            up=_way("up", self.messages, [ms for proof in self.proofs if (ms := proof.measured_up_ms) is not None]),
         )
 
 

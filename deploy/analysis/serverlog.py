@@ -14,6 +14,7 @@ from flcommon.events import (
     Resumed,
     RoundEnded,
     RoundStarted,
+    Switched,
     TargetReached,
     TrialEnded,
     is_training,
@@ -39,7 +40,7 @@ class TrialLog:
     asked: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     accuracy: dict[tuple[int, str], float] = field(default_factory=dict)
     pauses: list[tuple[int, int]] = field(default_factory=list)
-    """When a pause for pulling logs was over, and how long it was: both in nanoseconds."""
+    """When a pause was over, for pulling logs or before a control round, and how long it was: both in nanoseconds."""
     target_ns: int | None = None
     ended: TrialEnded | None = None
 
@@ -54,7 +55,7 @@ class TrialLog:
                 self.asked[event.round].add(event.client)
             case Metrics() if METRIC in event.values:
                 self.accuracy[event.round, event.source] = event.values[METRIC]
-            case Resumed():
+            case Resumed() | Switched():
                 self.pauses.append((stamp.mono_ns, round(event.duration_s * 1e9)))
             case TargetReached():
                 self.target_ns = stamp.mono_ns

@@ -44,10 +44,12 @@ def check(
     with errors():
         from deploy.checking import check_lab  # noqa: PLC0415 - keeps --help fast
         from deploy.checklist import document, page  # noqa: PLC0415
+        from deploy.shaping import wishes  # noqa: PLC0415
 
         lab, chosen = inputs(inventory, playbook)
         with entered(lab) as hosts, logging_in() as connect:
-            checked = check_lab(hosts, chosen.app, connect, tls=chosen.tls)
+            wished = wishes(chosen, hosts.clients)
+            checked = check_lab(hosts, chosen.app, connect, tls=chosen.tls, wished=wished)
         if json:
             sys.stdout.write(document(checked) + "\n")
         else:

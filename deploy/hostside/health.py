@@ -1,7 +1,9 @@
 """Runs on a host: the look of `look.py`, and the slow things that only `deploy check` asks for. Changes nothing.
 
-Arguments: those of `look.py`, then an address whose way is looked at (empty: the way back to who logged in). Prints the
-same JSON object with one more key, `health` (`deploy.health.Health`). What a system does not tell stays unknown: null.
+Arguments: those of `look.py`, but before the names of distributions an address whose way is looked at (empty: the way
+back to who logged in), and the interface whose traffic might be shaped (empty: none, `?`: the one on that way). Prints
+the same JSON object with one more key, `health` (`deploy.health.Health`). What a system does not tell stays unknown:
+null.
 """
 
 from __future__ import annotations
@@ -15,39 +17,19 @@ import os  # noqa: E402
 import shutil  # noqa: E402
 import socket  # noqa: E402
 import struct  # noqa: E402
-import subprocess  # noqa: E402
 import sys  # noqa: E402
 from typing import TYPE_CHECKING, TypeVar  # noqa: E402
 
 from deploy.hostside.look import encoded, entries, facts, text  # noqa: E402
+from deploy.hostside.tools import environment, told  # noqa: E402
+from deploy.hostside.traffic import interfaces, may_sudo, stack, traffic  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Answer = TypeVar("Answer")
-COMMAND_S = 3.0
-"""No tool may hold up the look for longer."""
-SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-"""Where `tc` and `iw` are, and where the path of a user who is not root does not lead."""
 STA_UNSYNC = 0x40
 ROUTE_REJECTS = 0x200
-
-
-def told(*argv: str) -> str | None:
-    """Return what a command says; None if there is no such command, or if it fails."""
-    try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_S, check=True, env=environment()
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.decode(errors="replace")
-
-
-def environment() -> dict[str, str]:
-    """Return the environment of commands: answers in English, tools of administrators on the path."""
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN))
-    return dict(os.environ, LC_ALL="C", PATH=path)
 
 
 def after(word: str, said: str | None) -> str | None:
@@ -170,11 +152,6 @@ def has_netem(root: str) -> bool | None:
         return None
 
 
-def may_sudo() -> bool:
-    """Tell whether commands can be run as root without a password."""
-    return os.getuid() == 0 or told("sudo", "-n", "true") is not None
-
-
 def has_battery(root: str) -> bool:
     """Tell whether the machine runs on a battery of its own, not only its mouse."""
     supplies = root + "/sys/class/power_supply"
@@ -232,7 +209,7 @@ def known(ask: Callable[..., Answer], *arguments: str) -> Answer | None:
         return None
 
 
-def health(root: str, address: str) -> dict[str, object]:
+def health(root: str, address: str, shaped: str) -> dict[str, object]:
     """Ask everything."""
     way = known(interface, root, address)
     wireless = bool(way) and is_wireless(root, str(way))
@@ -250,6 +227,9 @@ def health(root: str, address: str) -> dict[str, object]:
         "netem": known(has_netem, root),
         "sudo": may_sudo(),
         "sleeps": known(sleeps, root) or [],
+        "interfaces": interfaces(root),
+        "stack": stack(root),
+        "traffic": known(traffic, way or "" if shaped == "?" else shaped) if shaped else None,
         "first_ns": FIRST_NS,
         "last_ns": time.time_ns(),
     }
@@ -257,9 +237,9 @@ def health(root: str, address: str) -> dict[str, object]:
 
 def main() -> None:
     """Look, and print."""
-    trouble, workdir, root, address = sys.argv[1:5]
-    found = facts(trouble, workdir, root, sys.argv[5:])
-    found["health"] = health(root, address)
+    trouble, workdir, root, address, shaped = sys.argv[1:6]
+    found = facts(trouble, workdir, root, sys.argv[6:])
+    found["health"] = health(root, address, shaped)
     print(encoded(found))
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, Literal
+
+from deploy.remote.protocol import Words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    Answer = str | bytes | Exception | Callable[[bytes], str]
 
 Argv = tuple[str, ...]
 
@@ -25,11 +29,12 @@ class Call:
 class FakeRemote:
     """Answers by the first of `answers` whose key fits: the beginning of an argv, or a function that tells.
 
-    An answer is the standard output, or an error to raise; what no key fits gets an empty output.
+    An answer is the standard output, or an error to raise; what no key fits gets an empty output. To a `run` that is
+    fed Words it may be a function from each word to the line that answers it.
     """
 
     host: str
-    answers: Mapping[Argv | Callable[[Argv], bool], str | bytes | Exception] = field(default_factory=dict)
+    answers: Mapping[Argv | Callable[[Argv], bool], Answer] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     closed: bool = False
 
@@ -37,8 +42,15 @@ class FakeRemote:
         return self._answer(Call("read", tuple(argv), step, stdin)).decode()
 
     def run(  # noqa: D102
-        self, argv: Sequence[str], *, step: str, stdin: bytes = b"", on_line: Callable[[str], None] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        step: str,
+        stdin: bytes | Words = b"",
+        on_line: Callable[[str], None] | None = None,
     ) -> str:
+        if isinstance(stdin, Words):
+            return self._talk(Call("run", tuple(argv), step), stdin, on_line or _ignore)
         text = self._answer(Call("run", tuple(argv), step, stdin)).decode()
         if on_line is None:
             return text
@@ -57,10 +69,30 @@ class FakeRemote:
 
     def _answer(self, call: Call) -> bytes:
         self.calls.append(call)
+        answer = self._scripted(call)
+        if callable(answer):
+            raise TypeError(f"{call.argv}: a function answers Words alone")
+        return answer.encode() if isinstance(answer, str) else answer
+
+    def _talk(self, call: Call, words: Words, on_line: Callable[[str], None]) -> str:
+        """Answer all that is said, and remember it."""
+        self.calls.append(call)
+        answer = self._scripted(call)
+        for said in words:
+            self.calls[self.calls.index(call)] = call = replace(call, stdin=call.stdin + said)
+            if callable(answer):
+                on_line(answer(said))
+        return ""
+
+    def _scripted(self, call: Call) -> str | bytes | Callable[[bytes], str]:
         answer = next((answer for key, answer in self.answers.items() if _fits(key, call.argv)), b"")
         if isinstance(answer, Exception):
             raise answer
-        return answer.encode() if isinstance(answer, str) else answer
+        return answer
+
+
+def _ignore(_line: str) -> None:
+    pass
 
 
 def _fits(key: Argv | Callable[[Argv], bool], argv: Argv) -> bool:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
-    from deploy.remote.protocol import Remote
+    from deploy.remote.protocol import Remote, Words
 
 
 class LateRemote:
@@ -33,7 +33,12 @@ class LateRemote:
         return self._reached(step).read(argv, step=step, stdin=stdin)
 
     def run(
-        self, argv: Sequence[str], *, step: str, stdin: bytes = b"", on_line: Callable[[str], None] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        step: str,
+        stdin: bytes | Words = b"",
+        on_line: Callable[[str], None] | None = None,
     ) -> str:
         """Run a command that may change the host."""
         return self._reached(step).run(argv, step=step, stdin=stdin, on_line=on_line)

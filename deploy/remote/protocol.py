@@ -6,11 +6,21 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import BinaryIO
+
+
+class Words(Iterator[bytes]):
+    """Input that is said over time, while the answers come back; its end is the end of the command's input."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Come to an end now, also while a thread waits for the next word; from any thread, and twice is fine."""
 
 
 class Remote(Protocol):
@@ -30,9 +40,16 @@ class Remote(Protocol):
         """Run a command that only looks, and return its standard output: 16 MB at most, as of every verb but `get`."""
 
     def run(
-        self, argv: Sequence[str], *, step: str, stdin: bytes = b"", on_line: Callable[[str], None] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        step: str,
+        stdin: bytes | Words = b"",
+        on_line: Callable[[str], None] | None = None,
     ) -> str:
         """Run a command that may change the host, and return its standard output.
+
+        `stdin` may be Words: they are fed from a thread of their own, and closed when the command ends first.
 
         With `on_line`, each line of standard output is passed on as it arrives instead (one of more than 1 MB in
         pieces), and there is no time-out:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from deploy.errors import TAIL_LINES, CommandFailed, ConnectionLost, HostError
+from deploy.remote.protocol import Words
 from deploy.remote.shell import MOST_NOISE, AfterMarker, TooMuchNoise, command_line, new_marker
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Session:
 
         The status is -1 if none came: a signal killed the command, or the connection went away.
         What `stdin` or `sink` raise ends the command and is raised here; a failing channel raises Broken, a silent one
-        Silent.
+        Silent. Words are closed at the end, so that the thread which feeds them ends too.
         """
 
         def keep(data: bytes) -> None:
@@ -176,6 +177,8 @@ class Session:
             raise self._command.broken(said) from error
         finally:
             self._close()
+            if isinstance(stdin, Words):
+                stdin.close()
         if feeder is not None:
             feeder.join()
         if self._feed_error is not None:

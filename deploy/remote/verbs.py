@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from deploy.errors import HostError
+    from deploy.remote.protocol import Words
     from deploy.remote.session import Channel
 
 _IDLE_S = 60.0
@@ -78,7 +79,12 @@ class SshRemote:
         return self._text(self._command(argv, step), stdin)
 
     def run(
-        self, argv: Sequence[str], *, step: str, stdin: bytes = b"", on_line: Callable[[str], None] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        step: str,
+        stdin: bytes | Words = b"",
+        on_line: Callable[[str], None] | None = None,
     ) -> str:
         """Run a command that may change the host; with `on_line`, without time-out and returning nothing."""
         if on_line is None:

@@ -1,8 +1,8 @@
 """What a client says to the process that shapes its link, and hears from it: one JSON object a line.
 
 `python -m flclient.link.kernel` or `.relay`, with `Setup` as the first line on standard input. The answer is `Ready`,
-or `Broke` and exit status 1. From then on requests are answered in the order in which they came. The end of standard input
-ends the process, and the link is natural again.
+or `Broke` and exit status 1. From then on requests are answered in the order in which they came. The end of standard
+input ends the process, and the link is natural again.
 """
 
 from __future__ import annotations

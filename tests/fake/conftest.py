@@ -23,6 +23,7 @@ from deploy.inventory import Host, Inventory, Python, Ssh
 from deploy.manifest import Manifest
 from deploy.playbook import load_playbook
 from deploy.remote.fake import Call, FakeRemote
+from deploy.remote.protocol import Words
 from deploy.view import Silent
 from flcommon import events
 from flcommon.credentials import certificate_request
@@ -100,8 +101,16 @@ class Station(FakeRemote):
     over: threading.Event = field(default_factory=threading.Event)
 
     def run(
-        self, argv: Sequence[str], *, step: str, stdin: bytes = b"", on_line: Callable[[str], None] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        step: str,
+        stdin: bytes | Words = b"",
+        on_line: Callable[[str], None] | None = None,
     ) -> str:
+        if isinstance(stdin, Words):
+            self.timeline.append((self.host, word(argv)))
+            return super().run(argv, step=step, stdin=stdin, on_line=on_line)
         told = super().run(argv, step=step, stdin=stdin, on_line=on_line)
         if word(argv) == "stop":
             self.over.set()
@@ -144,8 +153,9 @@ class FakeLab:
             self.tell(host, "request", REQUESTS[host])
             self.tell(host, "run", STORIES[host])
             self.tell(host, "pull", sent(FILES))
+            self.tell(host, "converse", answered)
 
-    def tell(self, host: str, name: str, answer: str | bytes | Exception) -> None:
+    def tell(self, host: str, name: str, answer: str | bytes | Exception | Callable[[bytes], str]) -> None:
         """Script what a host answers to a word."""
         station = self.stations[host]
         key = _Fits(name)
@@ -251,6 +261,12 @@ def said(*story: events.Event) -> str:
     lines = (msgspec.json.encode(event).decode() for event in story)
     stamps = (f'{{"v":1,"seq":{seq},"mono_ns":{seq},"wall_ns":{seq},' for seq in range(len(story)))
     return "".join(f"{stamp}{line[1:]}\n" for stamp, line in zip(stamps, lines, strict=True))
+
+
+def answered(said: bytes) -> str:
+    """Return how a host answers what is said in a conversation; its clocks stand still."""
+    line = said.decode().strip()
+    return line if line == "leave" else f"{line} 1 2 3 4"
 
 
 def exited(status: int | None) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from deploy.errors import HostError
 from deploy.remote.fake import Call, FakeRemote
+from deploy.remote.protocol import Words
 
 
 def test_the_first_key_that_fits_answers() -> None:
@@ -31,6 +32,22 @@ def test_calls_are_remembered_with_their_input() -> None:
     assert remote.calls == [Call("read", ("cat",), "look", b"in"), Call("put", ("tar",), "push", b"12")]
     remote.close()
     assert remote.closed
+
+
+def test_words_are_answered_one_by_one() -> None:
+    class Said(Words):
+        words = iter([b"one\n", b"two\n"])
+
+        def __next__(self) -> bytes:
+            return next(self.words)
+
+        def close(self) -> None:
+            pass
+
+    remote, lines = FakeRemote("a", {("talk",): lambda word: word.decode().strip().upper()}), list[str]()
+    assert remote.run(["talk"], step="clocks", stdin=Said(), on_line=lines.append) == ""
+    assert lines == ["ONE", "TWO"]
+    assert remote.calls == [Call("run", ("talk",), "clocks", b"one\ntwo\n")]
 
 
 def test_lines_and_bytes() -> None:

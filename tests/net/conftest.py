@@ -20,11 +20,14 @@ from deploy.providers.netns import cgroup as netns_cgroup
 from deploy.providers.netns import state as netns_state
 from deploy.providers.netns.lab import netns_lab
 from deploy.providers.netns.plan import MARK
+from tests import cabledlab
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from deploy.inventory import Inventory
+    from tests.cable import Both
+    from tests.cabledlab import CabledLab
 
 PREFIX = f"t{os.getpid()}-"
 PACKAGES = {"ip": "iproute2", "sshd": "openssh-server", "ssh": "openssh-client"}
@@ -126,3 +129,16 @@ def lab() -> Iterator[Inventory]:
     """A lab that many tests share: they leave its hosts on."""
     with netns_lab(new_lab(2, {"client-1": 0.25})) as inventory:
         yield inventory
+
+
+@pytest.fixture
+def cabled_lab(tmp_path: Path) -> Iterator[Callable[..., CabledLab]]:
+    """Give a function that starts a lab with a cable to each client; `through`: SSH goes over the cables too."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*boths: Both, through: bool = False) -> CabledLab:
+            lab = new_lab(len(boths))
+            return stack.enter_context(cabledlab.laid(lab, boths, tmp_path, through=through))
+
+        yield start
+    assert eventually(lambda: not Path(f"/sys/class/net/{cabledlab.HERE}").exists())

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 
 import psutil
@@ -18,6 +19,7 @@ from deploy.errors import HostError
 from deploy.inventory import Host, Python, Ssh, VirtualLab
 from deploy.providers.virtual.lab import virtual_lab
 from deploy.remote import ssh
+from deploy.remote.protocol import Words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,6 +181,32 @@ class Bench:
             for process in (session, *session.children(recursive=True)):
                 if process.name() == "sshd":
                     process.kill()
+
+
+class Said(Words):
+    """Words that a test says one by one; None is the end."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+
+    def say(self, word: bytes | None) -> None:
+        self._queue.put(word)
+
+    def __next__(self) -> bytes:
+        word = self._queue.get()
+        if word is None:
+            raise StopIteration
+        return word
+
+    def close(self) -> None:
+        self.closed = True
+        self._queue.put(None)
+
+
+@pytest.fixture
+def said() -> Said:
+    return Said()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from conftest import Bench
+    from conftest import Bench, Said
 
 
 def test_wrong_key(bench: Bench, tmp_path: Path) -> None:
@@ -80,6 +80,16 @@ def test_lost_in_the_middle_of_a_command(bench: Bench) -> None:
             remote.run(
                 ["sh", "-c", "echo on; exec sleep 600"], step="watch", on_line=lambda _: bench.kill_connections()
             )
+        assert remote.read(["echo", "again"], step="look") == "again\n"
+
+
+def test_lost_in_the_middle_of_a_conversation(bench: Bench, said: Said) -> None:
+    """Words are closed, so that nothing waits for them any more; new ones may be said over a new connection."""
+    said.say(b"hello\n")
+    with ssh.connect(bench.new_host()) as remote:
+        with pytest.raises(ConnectionLost, match="pi: talk: the connection was lost while running: cat"):
+            remote.run(["cat"], step="talk", stdin=said, on_line=lambda _: bench.kill_connections())
+        assert said.closed
         assert remote.read(["echo", "again"], step="look") == "again\n"
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,8 @@ from deploy.remote import ssh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from conftest import Said
 
     from deploy.inventory import Inventory
     from deploy.remote.ssh import SshRemote
@@ -129,6 +132,57 @@ def test_close_ends_a_stream_in_another_thread(lab: Inventory) -> None:
     remote.close()
     with pytest.raises(HostError):
         remote.read(["true"], step="after")
+
+
+def test_words_go_out_while_answers_come_back(remote: SshRemote, said: Said) -> None:
+    """Each word is said only when the one before has been answered; the end of the words is that of the input."""
+    answers: list[str] = []
+
+    def on_line(line: str) -> None:
+        answers.append(line)
+        said.say(b"%d\n" % len(answers) if len(answers) < 100 else None)
+
+    said.say(b"0\n")
+    assert remote.run(["cat"], step="talk", stdin=said, on_line=on_line) == ""
+    assert answers == [f"{number}" for number in range(100)]
+
+
+def test_words_may_be_said_to_a_command_that_answers_at_the_end(remote: SshRemote, said: Said) -> None:
+    for word in (b"b\n", b"a\n", None):
+        said.say(word)
+    assert remote.run(["sort"], step="sort", stdin=said) == "a\nb\n"
+
+
+def test_a_command_that_ends_first_ends_the_words(remote: SshRemote, said: Said) -> None:
+    """Nobody says the next word, for which the feeding thread waits: it is let go, and the command has succeeded."""
+    assert remote.run(["true"], step="talk", stdin=said, on_line=lambda _: None) == ""
+    assert said.closed
+    with pytest.raises(CommandFailed):
+        remote.run(["false"], step="talk", stdin=said, on_line=lambda _: None)
+
+
+def test_an_error_while_listening_ends_the_words(remote: SshRemote, said: Said) -> None:
+    def on_line(line: str) -> None:
+        raise LookupError(line)
+
+    said.say(b"hm\n")
+    with pytest.raises(LookupError, match="hm"):
+        remote.run(["cat"], step="talk", stdin=said, on_line=on_line)
+    assert said.closed
+
+
+def test_close_ends_words_in_another_thread(lab: Inventory, said: Said) -> None:
+    """Both threads of a conversation end when the connection is closed, also while nobody says anything."""
+    remote = ssh.connect(lab.server)
+    said.say(b"hello\n")
+    with ThreadPoolExecutor(1) as pool:
+        answered = threading.Event()
+        talk = pool.submit(remote.run, ["cat"], step="talk", stdin=said, on_line=lambda _: answered.set())
+        assert answered.wait(10)
+        remote.close()
+        with pytest.raises(HostError, match="server: talk: the connection was closed here"):
+            talk.result(5)
+    assert said.closed
 
 
 def test_silent_command_times_out(remote: SshRemote, monkeypatch: pytest.MonkeyPatch) -> None:

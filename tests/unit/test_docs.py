@@ -12,13 +12,15 @@ import pytest
 import typer
 import yaml
 
-from deploy import errors, inventory, playbook
+from deploy import errors, inventory, playbook, settings
 from deploy.cli import EXIT_CODES, app
 from deploy.errors import DeployError
 from deploy.inventory import load_inventory
 from deploy.playbook import load_playbook
 from flcommon import events
-from flcommon.delay import Constant, Seconds, Trace
+from flcommon.delay import Constant, Delay, Seconds, Trace
+from flcommon.job import Stop
+from flcommon.link import Burst, Way
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
@@ -54,7 +56,7 @@ def test_every_example_of_the_documentation_loads(tmp_path, body):
     place.mkdir()
     for name in re.findall(r"\bfile: *([\w./-]+)", body):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text("1\n")
+        (place / name).write_text("time_s,delay_ms\n0,1\n" if name.endswith(".csv") else "1\n")
     for name in re.findall(r"^app: *(\.[\w./-]+)", body, re.MULTILINE):
         shutil.copytree(REPOSITORY / "tests" / "apps" / "quickstart", place / name)
     (place / "example.yaml").write_text(body)
@@ -107,10 +109,12 @@ def test_every_key_of_the_files_is_explained(key):
 SECTIONS = {
     "ssh": inventory.Ssh,
     "python": inventory.Python,
-    "data": playbook.Data,
-    "stop": playbook.Stop,
-    "delay": playbook.Delay,
+    "data": settings.Data,
+    "stop": Stop,
+    "delay": Delay,
     "transport": playbook.TransportSection,
+    "link": Way,
+    "link.loss_burst": Burst,
 }
 
 

@@ -21,7 +21,7 @@ from deploy import hostside
 from deploy.app import embedded
 from deploy.errors import HostError
 from deploy.facts import Facts, findings, understood
-from deploy.health import THROTTLED, Clock, Examined, Health, ailments, examine, throttling
+from deploy.health import THROTTLED, Clock, Examined, Health, ailments, examine, inabilities, throttling
 from deploy.hostside import health as script
 from deploy.inventory import Host, Python, Ssh
 from deploy.remote.fake import FakeRemote
@@ -66,10 +66,11 @@ class Machine:
             (self.place / "bin" / name).chmod(0o755)
         return self
 
-    def look(self, address: str = SERVER, **env: str) -> tuple[Facts, Health]:
+    def look(self, address: str = SERVER, shaped: str = "", **env: str) -> tuple[Facts, Health]:
         """Look with the whole script, as on a host; tools of this machine that are not made anew stay."""
-        text = hostside.program("health", "flcommon.identity", "deploy.hostside.look")
-        words = ("fast", text, sys.executable, "~/.fieldlab", str(self.place), address)
+        parts = (f"deploy.hostside.{part}" for part in ("look", "tools", "traffic"))
+        text = hostside.program("health", "flcommon.identity", *parts)
+        words = ("fast", text, sys.executable, "~/.fieldlab", str(self.place), address, shaped)
         argv = ["sh", "-c", hostside.source("look.sh"), "look", *words]
         path = f"{self.place}/bin:{os.defpath}"
         done = subprocess.run(
@@ -400,7 +401,8 @@ def test_every_finding_has_a_fix(facts) -> None:
         sudo=False,
         sleeps=("lid", "idle"),
     )
-    found = [*findings(bad, CNN), *ailments(Examined(bad, health, None), CNN)]
+    seen = Examined(bad, health, None)
+    found = [*findings(bad, CNN), *ailments(seen, CNN), *inabilities(seen)]
     assert len({one.code for one in found}) == len(found) == 13
     for one in found:
         assert one.what

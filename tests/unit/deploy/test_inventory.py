@@ -161,7 +161,10 @@ HOST_B = "host: 192.0.2.22"
 REFUSALS = [
     (HOST_B, "hots: 192.0.2.22", 8, "clients.pi-b.hots", ["did you mean host?", "ssh, python, workdir, labels"]),
     (HOST_B, "ssh: {user: x}", 7, "clients.pi-b.host", ["is missing"]),
-    (HOST_B, f"{HOST_B}\n    interface: wlan0", 9, "clients.pi-b.interface", ["unknown key", "labels"]),
+    (HOST_B, f"{HOST_B}\n    iface: wlan0", 9, "clients.pi-b.iface", ["did you mean interface?", "labels"]),
+    (HOST_B, f"{HOST_B}\n    interface: a/b", 9, "clients.pi-b.interface", ["a network interface", "not 'a/b'"]),
+    (HOST_B, f"{HOST_B}\n    interface: -i", 9, "clients.pi-b.interface", ["a network interface"]),
+    ("host: 192.0.2.10", "host: 192.0.2.10\n  interface: eth0", 5, "server.interface", ["unknown key"]),
     (HOST_B, f"{HOST_B}\n    ssh: {{port: 0}}", 9, "clients.pi-b.ssh.port", ["from 1 to 65535, not 0"]),
     (HOST_B, f"{HOST_B}\n    ssh: {{port: '22'}}", 9, "clients.pi-b.ssh.port", ["a whole number", "not '22'"]),
     (HOST_B, f"{HOST_B}\n    ssh: {{gateway: gw}}", 9, "clients.pi-b.ssh.gateway", ["unknown key", "jump"]),

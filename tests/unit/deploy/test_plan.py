@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.app import embedded
+from deploy.links import assigned
 from deploy.plan import Plan, learning_seed, make_plan
-from deploy.playbook import Condition, Data, Playbook, Settings, load_playbook
+from deploy.playbook import Playbook, load_playbook
+from deploy.settings import Condition, Data, Settings
 from flcommon.delay import Constant, Delay
-from flcommon.job import AppRef, Tls, Transport
+from flcommon.job import AppRef, Shaping, Tls, Transport
+from flcommon.link import Chance, Link, Step, Steps, Switching, Way, course_of
 
 REPOSITORY = Path(__file__).parents[3]
 Order = Literal["shuffled", "listed"]
@@ -40,16 +43,22 @@ def playbook(
     )
 
 
-def grid(delays: int, others: int) -> list[dict[str, Any]]:
-    return [{"delay.seconds": d, "run_config.lr": x} for d in range(delays) for x in range(others)]
+def grid(delays: int, others: int, links: int = 1) -> list[dict[str, Any]]:
+    return [
+        {"delay.seconds": d, "run_config.lr": x, "link.up.delay_ms": y}
+        for d in range(delays)
+        for x in range(others)
+        for y in range(links)
+    ]
 
 
 BOOKS = st.builds(
-    lambda delays, others, repeats, order, seed: playbook(
-        grid(delays, others), repeats=repeats, order=order, seed=seed
+    lambda delays, others, links, repeats, order, seed: playbook(
+        grid(delays, others, links), repeats=repeats, order=order, seed=seed
     ),
     st.integers(1, 5),
     st.integers(1, 4),
+    st.integers(1, 3),
     st.integers(1, 4),
     st.sampled_from(["shuffled", "listed"]),
     st.integers(0, 2**63 - 1),
@@ -86,12 +95,11 @@ def test_listed_means_as_listed(book: Playbook) -> None:
 
 @given(BOOKS)
 def test_trials_share_a_schedule_if_only_other_keys_differ(book: Playbook) -> None:
-    """Two strategies or data sets see the same delays; two repeats, or two delays, do not."""
+    """Two strategies or data sets see the same delays and links; two repeats, two delays, or two links do not."""
     trials = make_plan(book, CLIENTS).trials
-    for one in trials:
-        for other in trials:
-            alike = one.repeat == other.repeat and one.settings["delay.seconds"] == other.settings["delay.seconds"]
-            assert (one.schedule == other.schedule) is alike
+    injected = [(trial.repeat, trial.settings["delay.seconds"], trial.settings["link.up.delay_ms"]) for trial in trials]
+    pairs = {(trial.schedule, what) for trial, what in zip(trials, injected, strict=True)}
+    assert len(pairs) == len({schedule for schedule, _ in pairs}) == len(set(injected))
 
 
 @given(BOOKS)
@@ -231,3 +239,85 @@ def test_every_job_has_the_playbooks_transport() -> None:
         server = plan.server_job("c", host="server", listen="192.0.2.1:8080", tls=own)
         client = plan.client_job("c", host=CLIENTS[0], server_address="192.0.2.1:8080", tls=own)
         assert [(job.transport, job.tls) for job in (server, client)] == [(transport, own)] * 2
+
+
+# --- links -----------------------------------------------------------------------------------------------------------
+
+LINKS = """\
+playbook: book
+app: flclient.apps.payload
+rounds: 10
+delay: {probability: 0.5, seconds: 3}
+link: {rate_mbit: 10}
+hosts:
+  - {match: {name: pc}, link: {switching: {good: {mean_s: 5}, bad: {mean_s: 1, delay_ms: 50}}, layer: relay}}
+control: every 5 rounds
+sample_every_s: 0.5
+probe: off
+sweep: {link.delay_ms: [0, 20], run_config.payload-bytes: [1, 2]}
+repeats: 2
+"""
+
+
+def loaded(tmp_path: Path, text: str = LINKS) -> Plan:
+    (tmp_path / "book.yaml").write_text(text)
+    book = load_playbook(tmp_path / "book.yaml")
+    rules = assigned(book.hosts, {name: {} for name in CLIENTS})
+    return make_plan(book, CLIENTS, rules, {"pc": Shaping(layer="relay"), "pi-a": Shaping(layer="kernel")})
+
+
+def courses(plan: Plan, client: str) -> dict[tuple[int, int], list[Step]]:
+    """Return what a client's link does first, by condition and repeat, as the client draws it from its job."""
+    job = plan.client_job("c1", host=client, server_address="192.0.2.1:8080")
+    places = {trial.index: (trial.condition, trial.repeat) for trial in plan.trials}
+    return {
+        places[trial.index]: list(islice(course_of(trial.link, Chance(job.delay_seed, client, trial.schedule)), 20))
+        for trial in job.trials
+        if trial.link is not None
+    }
+
+
+def test_a_rule_replaces_the_playbooks_link(tmp_path: Path) -> None:
+    """For the clients that match; what is swept of the link does not reach them."""
+    for trial in loaded(tmp_path).trials:
+        assert list(trial.links) == CLIENTS
+        assert isinstance(trial.links["pc"].course, Switching)
+        way = Way(delay_ms=trial.settings["link.delay_ms"], rate_mbit=10)
+        assert trial.links["pi-a"] == trial.links["pi-b"] == Link(course=Steps(steps=(Step(up=way, down=way),)))
+
+
+def test_the_jobs_carry_what_concerns_links(tmp_path: Path) -> None:
+    """Each client its own link and layer; everybody control rounds and samples; the server whether to probe."""
+    plan = loaded(tmp_path)
+    server = plan.server_job("c1", host="server", listen="192.0.2.1:8080")
+    assert (server.probe, server.sample_every_s, {trial.control_every for trial in server.trials}) == (False, 0.5, {5})
+    for name in CLIENTS:
+        job = plan.client_job("c1", host=name, server_address="192.0.2.1:8080")
+        assert (job.shaping, job.sample_every_s) == (plan.shaping.get(name), 0.5)
+        assert [trial.link for trial in job.trials] == [trial.links[name] for trial in plan.trials]
+        assert {trial.control_every for trial in job.trials} == {5}
+        assert (job.warmup.link, job.warmup.delay, job.warmup.control_every) == (None, None, 0)  # type: ignore[union-attr]
+
+
+def test_a_course_is_the_same_for_every_order_and_strategy(tmp_path: Path) -> None:
+    """And whenever the seed is the same; another seed, repeat, client or swept link gives another."""
+    drawn = courses(loaded(tmp_path), "pc")
+    assert drawn == courses(loaded(tmp_path, LINKS + "order: listed\n"), "pc")
+    assert drawn[0, 0] == drawn[1, 0]  # two sizes of the payload
+    others = [drawn[0, 0], drawn[0, 1], drawn[2, 0], courses(loaded(tmp_path, LINKS + "seed: 2\n"), "pc")[0, 0]]
+    everywhere = LINKS.replace("match: {name: pc}", "match: {name: pi-b}")
+    others.append(courses(loaded(tmp_path, everywhere), "pi-b")[0, 0])
+    assert len({tuple(step.at_s for step in one) for one in others}) == len(others)
+
+
+def test_control_rounds_have_no_delay_to_expect(tmp_path: Path) -> None:
+    """Of ten rounds two are without."""
+    without = loaded(tmp_path, LINKS.replace("control: every 5 rounds\n", ""))
+    assert loaded(tmp_path).expected_injected_s() == pytest.approx(without.expected_injected_s() * 0.8)
+
+
+def test_without_links_nothing_is_shaped() -> None:
+    """And a campaign of an older playbook is what it was."""
+    plan = make_plan(playbook(grid(2, 1)), CLIENTS)
+    job = plan.client_job("c1", host="pc", server_address="192.0.2.1:8080")
+    assert (job.shaping, {trial.link for trial in job.trials}) == (None, {None})

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from deploy.app import known_apps
 from deploy.errors import InputError
-from deploy.playbook import MAX_TRIALS, Playbook, load_playbook
+from deploy.playbook import Playbook, load_playbook
+from deploy.sweep import MAX_TRIALS
 from flcommon.delay import Constant, Delay, Trace, Uniform
 from flcommon.job import Stop, Transport
 
@@ -178,7 +179,7 @@ REFUSALS = [
     ("rounds: 3", "rounds: ten", 4, "rounds", ["not 'ten'"]),
     ("rounds: 3\n", "", 1, "rounds", ["is missing"]),
     ("rounds: 3", "round: 3", 4, "round", ["did you mean rounds?", "known keys: playbook, app, rounds, data"]),
-    ("rounds: 3", "rounds: 3\nhosts: []", 5, "hosts", ["unknown key"]),
+    ("rounds: 3", "rounds: 3\nhost: []", 5, "host", ["unknown key; did you mean hosts?"]),
     ("rounds: 3", "rounds: 3\nrounds: 3", 5, "rounds", ["duplicate key", "line 4"]),
     ("rounds: 3", "rounds: 3\nrepeats: 0", 5, "repeats", ["from 1 to 10000, not 0"]),
     ("rounds: 3", "rounds: 3\norder: random", 5, "order", ["one of listed, shuffled, not 'random'"]),

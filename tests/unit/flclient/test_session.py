@@ -60,6 +60,8 @@ class Script:
 
     def __init__(self, *heard: Heard) -> None:
         self._heard = heard
+        self.sampler = self
+        self.sampled: list[tuple[str, str]] = []
         self.sent: list[tuple[wire.FromClient, tuple[bytes, ...]]] = []
 
     def frames(self) -> Iterator[Heard]:
@@ -69,6 +71,10 @@ class Script:
         self.sent.append((frame, body))
         if watch is not None:
             watch.offered(Offered(now(), now(), 1000))
+
+    def beside(self, client: str, message: str) -> None:
+        """Stand for its Sampler, too."""
+        self.sampled.append((client, message))
 
     @property
     def replies(self) -> list[Message]:

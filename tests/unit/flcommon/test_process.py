@@ -17,7 +17,7 @@ import msgspec
 import psutil
 import pytest
 
-from flcommon import commands, identity, process
+from flcommon import commands, identity, lease, process
 from flcommon.following import watch
 from flcommon.process import Exit, Identity
 
@@ -139,6 +139,14 @@ def test_start_returns_while_the_process_runs(place: Path) -> None:
     release(place)
     assert wait_ended(place) == Exit(0)
     assert process.running(place.parents[1]) == []
+
+
+def test_who_starts_it_is_there(place: Path) -> None:
+    """A link may be shaped from the first moment on: the lease does not wait for the controller's next word."""
+    start(place, job(place))
+    assert lease.is_held(place / lease.CONTROL_FILE)
+    release(place)
+    wait_ended(place)
 
 
 def test_the_directory_holds_all_that_belongs_to_it(place: Path) -> None:

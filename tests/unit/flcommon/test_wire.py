@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import msgspec
 import pytest
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 COUNTS = st.integers(0, 2**63 - 1)
 SIZES = st.integers(0, wire.MAX_BODY_BYTES)
 CLOCKS = st.builds(Clocks, st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
-FIELDS = {
+PLAIN = {
     int: st.integers(-(2**63), 2**64 - 1),
     str: st.text(),
     bool: st.booleans(),
-    str | None: st.none() | st.text(),
+    type(None): st.none(),
     Clocks: CLOCKS,
     Place: st.builds(Place, COUNTS, SIZES),
 }
@@ -31,9 +32,22 @@ DECODERS = [decoder for _, decoder in SIDES]
 PIECE = wire.PIECE_BYTES
 
 
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Return anything that may stand in a field of this type."""
+    if get_origin(kind) is Annotated:
+        number, bounds = get_args(kind)
+        some = st.integers if number is int else st.floats
+        return some(bounds.ge, 2**63 - 1 if bounds.le is None else bounds.le)
+    if get_origin(kind) is UnionType:
+        return st.one_of(map(values, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5).map(tuple)
+    return PLAIN[kind]
+
+
 def frames(kinds: Sequence[type[wire.Frame]]) -> st.SearchStrategy[wire.Frame]:
     return st.one_of(
-        st.builds(kind, **{field.name: FIELDS[field.type] for field in msgspec.structs.fields(kind)}) for kind in kinds
+        st.builds(kind, **{field.name: values(field.type) for field in msgspec.structs.fields(kind)}) for kind in kinds
     )
 
 
