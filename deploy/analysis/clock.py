@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from deploy.analysis.exchanges import Ssh
+    from deploy.clockline import ClockLine
     from deploy.manifest import Manifest
     from flcommon.eventlog import Reading
     from flcommon.events import ClockExchange, Stamp
@@ -124,7 +124,7 @@ def _processes(host: str, readings: Mapping[str, Reading]) -> list[Process]:
     return [Process(host, number, told) for number, told in enumerate(processes(readings[host].events))]
 
 
-def _compare(clocks: Clocks, own: Sequence[Process], controllers: Sequence[Sequence[Ssh]]) -> None:
+def _compare(clocks: Clocks, own: Sequence[Process], controllers: Sequence[Sequence[ClockLine]]) -> None:
     """Find the clock of each of a client's processes."""
     left = list(own)
     for server in clocks.servers:
@@ -141,7 +141,9 @@ def _compare(clocks: Clocks, own: Sequence[Process], controllers: Sequence[Seque
             _note(clocks, process, clocks.servers[-1], (Session(process.host), controllers))
 
 
-def _note(clocks: Clocks, process: Process, server: Process, told: tuple[Session, Sequence[Sequence[Ssh]]]) -> None:
+def _note(
+    clocks: Clocks, process: Process, server: Process, told: tuple[Session, Sequence[Sequence[ClockLine]]]
+) -> None:
     """Add one process of a client."""
     session, controllers = told
     by_grpc = grpc_bounds(session, process.first_ns, server.first_ns)

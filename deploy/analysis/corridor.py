@@ -41,7 +41,9 @@ WANDER = 10e-6
 """Twice how far the rate of a clock may be from its mean: crystals stay within 5 ppm from a cold board to a hot one."""
 STAMP_S = 1e-6
 """A moment is read from two clocks one after the other, and its number is rounded."""
-WINDOWS = 64
+MOST_WINDOWS = 64
+WINDOW_EXCHANGES = 8
+"""On average, for there to be one in each window that nothing held up."""
 _LOOK_AHEAD = 2
 """So many bounds that agree with the past show that one between them, which does not, is wrong."""
 
@@ -292,7 +294,8 @@ def _slope(bounds: Bounds, otherwise: float) -> float:
     span = float(np.ptp(t))
     if not span:
         return otherwise
-    window = np.minimum((t - t.min()) / span * WINDOWS, WINDOWS - 1).astype(np.int64)
+    windows = min(max(len(t) // WINDOW_EXCHANGES, 2), MOST_WINDOWS)
+    window = np.minimum((t - t.min()) / span * windows, windows - 1).astype(np.int64)
     order = np.lexsort((trip, window))
     best = order[np.unique(window[order], return_index=True)[1]]
     # A longer round trip may be lopsided by all of its length; the squares of errors weigh.

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from deploy.analysis.corridor import Bounds, fit
+from deploy.clockline import CLOCKS_FILE, ClockLine
 from flcommon.events import ClientBack, ClientJoined, ClockExchange
 
 if TYPE_CHECKING:
@@ -28,25 +29,10 @@ if TYPE_CHECKING:
 
     Told = Sequence[tuple[Stamp, AnyEvent]]
 
-CLOCKS_FILE = "clocks.jsonl"
 SAME_BOOT_NS = 1_000_000_000
 """Two stamps whose wall and monotonic clock differ by as much are of one boot: a reboot makes minutes of it."""
 AROUND_NS = 60_000_000_000
 """A process is there for a while before its first event and after its last."""
-
-
-class Ssh(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of clocks.jsonl: the controller sent, the host received, the host answered, it was back."""
-
-    host: str
-    sent_mono_ns: int
-    sent_wall_ns: int
-    received_mono_ns: int
-    received_wall_ns: int
-    answered_mono_ns: int
-    answered_wall_ns: int
-    back_mono_ns: int
-    back_wall_ns: int
 
 
 @dataclass(frozen=True)
@@ -123,7 +109,7 @@ def grpc_bounds(session: Session, zero_ns: int, server_zero_ns: int) -> Bounds:
     return Bounds(received, received - sent, answered, answered - back)
 
 
-def read_ssh(run: Path) -> tuple[list[Ssh], str | None]:
+def read_ssh(run: Path) -> tuple[list[ClockLine], str | None]:
     """Read the controller's exchanges, if it made any; also a sentence about lines that cannot be used."""
     try:
         lines = (run / CLOCKS_FILE).read_bytes().splitlines()
@@ -131,7 +117,7 @@ def read_ssh(run: Path) -> tuple[list[Ssh], str | None]:
         return [], None
     except OSError as error:
         return [], f"{CLOCKS_FILE} cannot be read: {error.strerror}"
-    decoder = msgspec.json.Decoder(Ssh)
+    decoder = msgspec.json.Decoder(ClockLine)
     found, unusable = [], 0
     for line in lines:
         try:
@@ -141,9 +127,9 @@ def read_ssh(run: Path) -> tuple[list[Ssh], str | None]:
     return found, f"{CLOCKS_FILE}: {unusable} of {len(lines)} lines cannot be used" if unusable else None
 
 
-def by_controller(exchanges: Iterable[Ssh]) -> list[list[Ssh]]:
+def by_controller(exchanges: Iterable[ClockLine]) -> list[list[ClockLine]]:
     """Return the exchanges of each controller: another one, or its reboot or sleep, shows in its own two clocks."""
-    found: list[list[Ssh]] = []
+    found: list[list[ClockLine]] = []
     before = 0
     for each in exchanges:
         boot = each.sent_wall_ns - each.sent_mono_ns
@@ -154,7 +140,7 @@ def by_controller(exchanges: Iterable[Ssh]) -> list[list[Ssh]]:
     return found
 
 
-def of_process(exchanges: Iterable[Ssh], process: Process) -> list[Ssh]:
+def of_process(exchanges: Iterable[ClockLine], process: Process) -> list[ClockLine]:
     """Return the exchanges that read the clocks which a process reads: same host, same boot, about the same time."""
     stamps = sorted((stamp.mono_ns, stamp.wall_ns - stamp.mono_ns) for stamp, _ in process.told)
     moments = [mono_ns for mono_ns, _ in stamps]
@@ -168,7 +154,7 @@ def of_process(exchanges: Iterable[Ssh], process: Process) -> list[Ssh]:
     return found
 
 
-def ssh_bounds(controllers: Iterable[Sequence[Ssh]], client: Process, server: Process) -> Bounds:
+def ssh_bounds(controllers: Iterable[Sequence[ClockLine]], client: Process, server: Process) -> Bounds:
     """Return what the controllers' exchanges tell of the client's clock minus the server's, as `grpc_bounds` does.
 
     The controller's moment k is bounded on the server's clock by its exchanges with that, fitted like any other; when
@@ -189,7 +175,7 @@ def ssh_bounds(controllers: Iterable[Sequence[Ssh]], client: Process, server: Pr
     return found
 
 
-def _of_server(exchanges: Sequence[Ssh], zero_ns: int, server_zero_ns: int) -> Bounds:
+def _of_server(exchanges: Sequence[ClockLine], zero_ns: int, server_zero_ns: int) -> Bounds:
     """Return bounds of the server's clock minus the controller's, at moments of the controller.
 
     When it sent, the server's clock stood at no more than what it received at; back at it, at no less than it answered.
@@ -198,7 +184,7 @@ def _of_server(exchanges: Sequence[Ssh], zero_ns: int, server_zero_ns: int) -> B
     return Bounds(sent, received - sent, back, answered - back)
 
 
-def _moments(exchanges: Sequence[Ssh], zero_ns: int, host_zero_ns: int) -> NDArray[np.float64]:
+def _moments(exchanges: Sequence[ClockLine], zero_ns: int, host_zero_ns: int) -> NDArray[np.float64]:
     """Return rows of sent, received, answered and back, in seconds since the controller's zero and the host's."""
     rows = [
         (

@@ -50,8 +50,9 @@ class MessageRow(msgspec.Struct, frozen=True, kw_only=True):
     the whole reply; `client_s` the client's in between; their difference `network_s`, both directions, needs no common
     clock. `injected_s` is the link's: `applied_ms` or, where the layer measured it, `held_ms`, and with a rate
     `serialisation_s`. `app_delay_s` was injected by the app before a reply was sent. `natural_uncertainty_s` holds
-    jitter that nobody measured. A time that is flagged as below its uncertainty may be used in a median, where leaving
-    it out would leave the longer ones, and with the uncertainty beside it. `retransmitted`, `rtt_ms` and `rtt_min_ms` are the sending kernel's.
+    jitter that nobody measured. A time flagged as below its uncertainty may be used in a median, from which leaving it
+    out would leave the longer ones, with the uncertainty beside it. `retransmitted`, `rtt_ms` and `rtt_min_ms` are the
+    sending kernel's.
     """
 
     trial: int

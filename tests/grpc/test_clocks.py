@@ -5,8 +5,10 @@ All processes share the kernel's clocks here, so what a shifted clock showed is 
 
 from __future__ import annotations
 
+import os
 import queue
 import socket
+import sys
 import threading
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 APP = AppRef(client="steady:client", server="steady:server")
 APPS = Path(__file__).parent / "apps"
+PATH = os.pathsep.join([str(APPS), *sys.path])
 NS = 1_000_000_000
 BUSY = Transport(clock_every_s=0.05)
 
@@ -131,11 +134,11 @@ def measured(tmp_path: Path, make_campaign: Callable, clock: Path) -> Callable[.
         with make_campaign(_raw(tmp_path)) as campaign:
             rounds = (ServerTrial(**trial, rounds=int(trial["run_config"]["rounds"])),)
             server = ServerJob(**common, host="server", listen="127.0.0.1:0", clients=("a",), trials=rounds)
-            campaign.start("flserver", server, PYTHONPATH=str(APPS))
+            campaign.start("flserver", server, PYTHONPATH=PATH)
             with via(campaign.wait_for("server", Listening).address) as address:
                 trials = (ClientTrial(**trial, schedule=0),)
                 job = ClientJob(**common, host="a", server_address=address, delay_seed=1, node_config={}, trials=trials)
-                campaign.start("flclient", job, PYTHONPATH=str(APPS), **shift.environment(clock))
+                campaign.start("flclient", job, PYTHONPATH=PATH, **shift.environment(clock))
                 assert campaign.story().statuses == {"server": 0, "a": 0}
         (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(_manifest(trial)))
         return read_dataset(tmp_path)
@@ -181,17 +184,13 @@ def test_offset_and_drift_on_loopback(measured: Callable, tmp_path: Path) -> Non
     dataset = measured(shift, **{"payload-bytes": 1000})
     assert dataset.problems == ()
     (found,) = dataset.clocks
-    print(found)
     errors = check_moments(dataset, tmp_path, shift)
-    print(errors)
     assert max(map(abs, errors)) < 0.001
     assert found.mono_drift_ppm == pytest.approx(100, abs=10)
     assert found.wall_drift_ppm == pytest.approx(300, abs=10)
     events = [stamp for stamp, event in read_log(tmp_path / "raw" / "a" / "events.jsonl").events]
     for offset_s, stamp in zip(found.wall_offset_s, (events[0], events[-1]), strict=True):
         assert offset_s == pytest.approx(shift.wall_offset_s(stamp.mono_ns), abs=0.0015)
-    for row in dataset.messages:
-        print(row.direction, row.transfer_s, row.uncertainty_s, row.network_s, row.flags)
 
 
 @pytest.mark.parametrize(("down_s", "up_s"), [(0.04, 0.04), (0.0, 0.04)])
@@ -205,9 +204,6 @@ def test_through_a_slow_path(measured: Callable, tmp_path: Path, down_s: float, 
             yield DelayedPath(address, down_s, up_s, stack).address
 
     dataset = measured(shift, via, **{"payload-bytes": 1000, "compute-s": 0.5})
-    print(dataset.clocks, dataset.network)
     check_moments(dataset, tmp_path, shift)
     (found,) = dataset.clocks
     assert found.uncertainty_s == pytest.approx((down_s + up_s) / 2, abs=0.002)
-    for row in dataset.messages:
-        print(row.direction, row.transfer_s, row.uncertainty_s, row.network_s, row.flags)
