@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from deploy.analysis.injected import Shaped
     from flcommon.events import AnyEvent, Stamp
 
     Told = Sequence[tuple[Stamp, AnyEvent]]
@@ -33,6 +34,11 @@ SAME_BOOT_NS = 1_000_000_000
 """Two stamps whose wall and monotonic clock differ by as much are of one boot: a reboot makes minutes of it."""
 AROUND_NS = 60_000_000_000
 """A process is there for a while before its first event and after its last."""
+
+LINK_TOLERANCE, LINK_TOLERANCE_S = 0.05, 0.001
+"""A link that is off by more than the greater of the two is not used for a campaign (`flclient.link.proof`)."""
+SLACK_NS = 10_000_000
+"""A setting is stamped about when it came into force."""
 
 
 @dataclass(frozen=True)
@@ -94,19 +100,36 @@ def process_of(session: Session, candidates: Sequence[Process]) -> Process | Non
     return best if best and enclosed(best) else None
 
 
-def grpc_bounds(session: Session, zero_ns: int, server_zero_ns: int) -> Bounds:
-    """Return what a session tells of the client's clock minus the server's, each counted from its own zero."""
-    rows = [
-        (
-            event.client_received_mono_ns - zero_ns,
-            event.server_sent_mono_ns - server_zero_ns,
-            event.client_sent_mono_ns - zero_ns,
-            stamp.mono_ns - server_zero_ns,
+def grpc_bounds(session: Session, zero_ns: int, server_zero_ns: int, link: Shaped) -> Bounds:
+    """Return what a session tells of the client's clock minus the server's, each counted from its own zero.
+
+    What the client's link held back on purpose is no doubt about the clock: it is taken off the way it was on. As sure
+    as a link is proved to be (`LINK_TOLERANCE`), each bound leaves room for.
+    """
+    rows, held = [], []
+    for stamp, event in session.exchanges:
+        rows.append(
+            (
+                event.client_received_mono_ns - zero_ns,
+                event.server_sent_mono_ns - server_zero_ns,
+                event.client_sent_mono_ns - zero_ns,
+                stamp.mono_ns - server_zero_ns,
+            )
         )
-        for stamp, event in session.exchanges
-    ]
+        at_client_ns = event.client_sent_mono_ns - event.client_received_mono_ns
+        trip_ns = stamp.mono_ns - event.server_sent_mono_ns - at_client_ns + SLACK_NS
+        received_ns, sent_ns = event.client_received_mono_ns, event.client_sent_mono_ns
+        held.append(
+            (
+                link.least_s(received_ns - trip_ns, received_ns, "down"),
+                link.least_s(sent_ns, sent_ns + trip_ns, "up"),
+            )
+        )
     received, sent, answered, back = np.array(rows, dtype=np.int64).reshape(-1, 4).T / 1e9
-    return Bounds(received, received - sent, answered, answered - back)
+    down, up = np.array(held, dtype=np.float64).reshape(-1, 2).T
+    # The same room on both sides, or the middle would lean to one.
+    room = np.where(down + up > 0, np.maximum(LINK_TOLERANCE_S, LINK_TOLERANCE * np.maximum(down, up)), 0.0)
+    return Bounds(received, received - sent - down + room, answered, answered - back + up - room)
 
 
 def read_ssh(run: Path) -> tuple[list[ClockLine], str | None]:

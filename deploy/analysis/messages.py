@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.analysis.injected import Direction, Injected, Shaped, shaped
+from deploy.analysis.injected import Direction, Injected, Shaped
 from deploy.analysis.sides import Side, side_of
 from flcommon.events import MessageReceived, MessageSent, ReplyReceived, ReplySent, RoundStarted
 
@@ -118,8 +118,7 @@ def message_rows(
         own: dict[str, list[_Client]] = {}
         for each in clients:
             if each.server is server:
-                told = each.process.told
-                own.setdefault(each.process.host, []).append(_Client(side_of(told), shaped(told), each.clock))
+                own.setdefault(each.process.host, []).append(_Client(side_of(each.process.told), each.link, each.clock))
         for message, sent in side.sent.items():
             event = sent[-1][1]
             client = _whose(message, own.get(event.client, []))

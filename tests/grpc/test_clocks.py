@@ -35,7 +35,7 @@ APP = AppRef(client="steady:client", server="steady:server")
 APPS = Path(__file__).parent / "apps"
 PATH = os.pathsep.join([str(APPS), *sys.path])
 NS = 1_000_000_000
-BUSY = Transport(clock_every_s=0.05)
+BUSY = Transport(clock_every_s=0.01)
 
 
 class DelayedPath:
@@ -181,7 +181,7 @@ def check_moments(dataset: Dataset, place: Path, shift: Shift) -> list[float]:
 def test_offset_and_drift_on_loopback(measured: Callable, tmp_path: Path) -> None:
     """3.5 s ahead, 200 ppm too fast, and a monotonic clock that drifts as well: to 1 ms and 10 ppm."""
     shift = Shift(time.monotonic(), wall_s=3.5, wall_ppm=200, mono_s=0.02, mono_ppm=100)
-    dataset = measured(shift, **{"payload-bytes": 1000})
+    dataset = measured(shift, **{"payload-bytes": 1000, "compute-s": 1.5})
     assert dataset.problems == ()
     (found,) = dataset.clocks
     errors = check_moments(dataset, tmp_path, shift)
