@@ -18,6 +18,7 @@ import msgspec
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from deploy.analysis.networkpage import network_section
 from deploy.analysis.palette import DARK, LIGHT, vega_config
 from deploy.analysis.theory import ideal_s
 from deploy.labels import UNKNOWN, seconds_text, setting_name, setting_text, signed, value_text
@@ -59,13 +60,19 @@ def page(analysis: Analysis, headlines: Sequence[str], drawings: Drawings) -> st
     environment.filters["glued"] = _glued
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        {"headlines": headlines, **_look(drawings), **_numbers(analysis), **_origin(analysis.dataset)}
+        {
+            "headlines": headlines,
+            "network": network_section(analysis.dataset),
+            **_look(drawings),
+            **_numbers(analysis),
+            **_origin(analysis.dataset),
+        }
     )
 
 
 def _glued(text: str) -> str:
     """Put a no-break space between a number and its unit."""
-    return re.sub(r"(?<=[\d)]) (?=(?:s|ms|%|\N{MULTIPLICATION SIGN})(?!\w))", "\N{NO-BREAK SPACE}", text)
+    return re.sub(r"(?<=[\d)]) (?=(?:s|ms|%|ppm|\N{MULTIPLICATION SIGN})(?!\w))", "\N{NO-BREAK SPACE}", text)
 
 
 def _look(drawings: Drawings) -> dict[str, Any]:
@@ -194,6 +201,7 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
         "problems": dataset.problems,
         "limit": SHOWN_PROBLEMS,
         "parquet": any(trial.rounds for trial in dataset.trials),
+        "messages": bool(dataset.messages),
     }
 
 
