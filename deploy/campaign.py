@@ -77,7 +77,8 @@ def up(request: Request, view: View) -> None:
     phases = Phases(view)
     phases.begin("hosts")
     with request.lab as inventory:
-        rules, wished = client_rules(request.playbook, inventory.clients), wishes(request.playbook, inventory.clients)
+        rules = client_rules(request.playbook, {host.name: host.labels for host in inventory.clients})
+        wished = wishes(request.playbook, inventory.clients)
         view.hosts([host.name for host in inventory.hosts])
         phases.begin("connect")
         with assembled(inventory, request.connect, view, request.min_clients) as crew:

@@ -92,7 +92,8 @@ class Conversation:
         self._lock, self._over = threading.Lock(), threading.Event()
         self._pulse = Pulse(pace)
         self._noted, self._wait_s = False, _FIRST_WAIT_S
-        self._thread = threading.Thread(target=self._run, name=f"clocks-{self.host}")
+        # A daemon: who is interrupted while waiting for its end shall not be held up by it once more.
+        self._thread = threading.Thread(target=self._run, name=f"clocks-{self.host}", daemon=True)
         self.told = False
         """The host knows that the campaign is left running."""
 

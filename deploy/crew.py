@@ -89,8 +89,8 @@ class Crew:
         address = self.inventory.server_address.rpartition(":")[0].strip("[]")
 
         def looked(host: Host, remote: Remote) -> Examined:
-            if wanted:
-                seen = examine(host, remote, address, needed, shaped=is_asked(wanted.get(host.name)))
+            if is_asked(wanted.get(host.name)):
+                seen = examine(host, remote, address, needed, shaped=True)
             else:
                 seen = Examined(look(host, remote, needed), Health(), None)
             found = seen.facts

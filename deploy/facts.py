@@ -47,7 +47,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     `python` is the interpreter that has looked, empty if there is none; `trouble` says what is wrong with the one of
     the inventory, if anything is. `envs` names the complete environments below the work directory, `running` the
     directories of our processes that are alive; `csr` is the host's certificate request (flcommon.credentials) if that
-    and its private key are as they should be.
+    and its private key are as they should be. `stack` is the same for two logins that share their network interfaces.
     """
 
     home: str
@@ -72,6 +72,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     envs: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
     csr: str = ""
+    interfaces: tuple[str, ...] = ()
+    stack: str = ""
     wall_ns: int
 
     @property

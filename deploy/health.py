@@ -33,8 +33,8 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """What `deploy.hostside.traffic` says of a client's host, only where a playbook has links.
 
     `interface` is the one to be shaped, `missing` programs that are not installed, `root` whether we may become that,
-    `refused` what the kernel will not do (None: that could not be tried), `qdiscs` what others have put at the top of
-    the interface.
+    `refused` what the kernel will not do (None: that could not be tried), `qdiscs` what others have put on the
+    interface, as `kind handle place`.
     """
 
     interface: str = ""
@@ -48,8 +48,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What `deploy.hostside.health` prints, sizes in MiB; None and empty: unknown, or there is no such thing.
 
     `throttled` are the bits of a Raspberry Pi's firmware, `interface` the one towards the server (on the server: to the
-    controller), `sleeps` what puts the machine to sleep (`lid`, `idle`), `stack` is the same for two logins that share
-    their interfaces; `first_ns` and `last_ns` are wall clock.
+    controller), `sleeps` what puts the machine to sleep (`lid`, `idle`); `first_ns` and `last_ns` are wall clock.
     """
 
     memory_free_mb: int | None = None
@@ -64,8 +63,6 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     netem: bool | None = None
     sudo: bool | None = None
     sleeps: tuple[str, ...] = ()
-    interfaces: tuple[str, ...] = ()
-    stack: str = ""
     traffic: Traffic | None = None
     first_ns: int | None = None
     last_ns: int | None = None

@@ -17,7 +17,7 @@ from deploy.inventory import Name
 from flcommon.link import NATURAL, Link, Seconds, State, Step, Steps, Switching, Way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from deploy.errors import InputError
     from deploy.yamlfile import Node
@@ -43,6 +43,13 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     link: Link
     layer: LayerWish = "auto"
+
+    @property
+    def longest_round_trip_s(self) -> float:
+        """What its delays add to a round trip at most, in seconds, but for the tails of distributions."""
+        course = self.link.course
+        parts = course.steps if isinstance(course, Steps) else course.states.values()
+        return max(sum(way.delay_ms + way.jitter_ms for way in (part.up, part.down)) for part in parts) / 1000
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,8 @@ class _RuleEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def asked(section: Node) -> Asked:
     """Return a section `link`, whose trace has been read in; raises InputError."""
     _refuse_unknown(section, ("layer", *WAY, *SIDES, *_COURSES))
-    _refuse_two_forms(section)
     layer = convert(_only(section, ("layer",)), _Layered).layer
+    _refuse_two_forms(section)
     link = Link(course=_course(section))
     if layer == "relay" and link.kernel_only:
         key = link.kernel_only[0]
@@ -205,7 +212,7 @@ def _rule(node: Node) -> Rule:
     return Rule(node, entry.match, asked(node.entries()["link"]))
 
 
-def assigned(found: Sequence[Rule], clients: dict[str, dict[str, str]]) -> dict[str, Rule]:
+def assigned(found: Sequence[Rule], clients: Mapping[str, dict[str, str]]) -> dict[str, Rule]:
     """Return each client's rule, where one fits; `clients` maps names to labels. Raises InputError.
 
     Every rule must fit somebody, and no client two of them: then the order of rules means nothing.
@@ -226,7 +233,7 @@ def assigned(found: Sequence[Rule], clients: dict[str, dict[str, str]]) -> dict[
     return chosen
 
 
-def _fits_nobody(rule: Rule, clients: dict[str, dict[str, str]]) -> InputError:
+def _fits_nobody(rule: Rule, clients: Mapping[str, dict[str, str]]) -> InputError:
     match = rule.place.entries()["match"].entries()
     labels: dict[str, set[str]] = {}
     for own in clients.values():

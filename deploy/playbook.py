@@ -25,7 +25,7 @@ SWITCHES = ("transport.tls", "probe")
 Control = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"(?#text: every K rounds, with K from 2 to 9999,)^every ([2-9]|[1-9][0-9]{1,3}) rounds\Z",
+        pattern=r"(?#text: every K rounds, with K from 2 to 9999)^every ([2-9]|[1-9][0-9]{1,3}) rounds\Z",
     ),
 ]
 LEAST_SAMPLE_S = 0.1
@@ -135,6 +135,7 @@ def load_playbook(path: Path) -> Playbook:
         sample_every_s=entry.sample_every_s,
     )
     _check_rounds(top, book)
+    _check_patience(top, book)
     return book
 
 
@@ -152,6 +153,24 @@ def _check_rounds(top: Node, book: Playbook) -> None:
     fewest = min((one.settings.rounds for one in book.conditions if one.settings.rounds), default=every)
     if fewest < every:
         raise control.error(f"a trial of {fewest} rounds has no control round: raise `rounds`, or leave control out")
+
+
+def _check_patience(top: Node, book: Playbook) -> None:
+    """Raise InputError for a link whose answers come after the connection has been given up."""
+    limit_s = book.transport.keepalive_timeout_s
+    sweep = top.get("sweep")
+    swept = [node for key, node in (sweep.entries() if sweep else {}).items() if key.startswith("link.")]
+    asked = [
+        (one.settings.link, swept[0] if swept else top.entries()["link"])
+        for one in book.conditions
+        if one.settings.link
+    ]
+    for link, node in (*asked, *((rule.asked, rule.place.entries()["link"]) for rule in book.hosts)):
+        if link.longest_round_trip_s >= limit_s:
+            raise node.error(
+                f"a round trip would take up to {link.longest_round_trip_s:g} s, and a connection without an answer"
+                f" for {limit_s:g} s counts as lost: shorten the delay, or raise transport.keepalive_timeout_s"
+            )
 
 
 def _check_app(top: Node, app: App) -> None:

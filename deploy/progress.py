@@ -128,8 +128,6 @@ class Progress:
                 self._hosts[host] = f"listens on {address}"
             case events.Ready(after_s=after_s):
                 self._hosts[host] = f"ready after {after_s:.1f} s"
-            case events.ClientLeft(client=client, reason=reason, expected=False):
-                self._hosts[client] = reason
             case events.Failed(reason=reason):
                 self._hosts[host] = reason
             case events.AppRaised():

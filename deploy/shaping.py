@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deploy.playbook import Playbook
     from flcommon.link import Link
 
-PUT_BACK = ("bfifo", "fq", "fq_codel", "pfifo", "pfifo_fast", "sfq", "tbf")
+PUT_BACK = ("bfifo", "fq", "fq_codel", "pfifo", "sfq", "tbf")
 """Queueing disciplines of others that the kernel layer makes again as they were (`flclient.link.kernel`)."""
 OURS = "f1ab:"
 """The handle by which that layer knows what it has left itself."""
@@ -56,12 +56,13 @@ class Choice:
     findings: tuple[Finding, ...] = ()
 
 
-def client_rules(playbook: Playbook, clients: Sequence[Host]) -> dict[str, Rule]:
+def client_rules(playbook: Playbook, clients: Mapping[str, dict[str, str]]) -> dict[str, Rule]:
     """Return the rule of each client that has one; raises InputError if the playbook's rules do not fit the lab.
 
-    A link of the playbook that rules replace for every client is an error too: it would do nothing.
+    `clients` are the labels of each. A link of the playbook that rules replace for every client is an error too: it
+    would do nothing.
     """
-    found = assigned(playbook.hosts, {host.name: host.labels for host in clients})
+    found = assigned(playbook.hosts, clients)
     common = any(condition.settings.link is not None for condition in playbook.conditions)
     if common and len(found) == len(clients):
         raise playbook.hosts[0].place.error(
@@ -73,7 +74,7 @@ def client_rules(playbook: Playbook, clients: Sequence[Host]) -> dict[str, Rule]
 
 def wishes(playbook: Playbook, clients: Sequence[Host]) -> dict[str, Wish]:
     """Return what is wished for each client for which any condition asks for a link; raises InputError."""
-    found = client_rules(playbook, clients)
+    found = client_rules(playbook, {host.name: host.labels for host in clients})
     common = [one.settings.link for one in playbook.conditions]
     asked = {host.name: [found[host.name].asked] if host.name in found else common for host in clients}
     return {
@@ -85,9 +86,9 @@ def wishes(playbook: Playbook, clients: Sequence[Host]) -> dict[str, Wish]:
 
 def choose(hosts: Sequence[Host], seen: Mapping[str, Examined], wanted: Mapping[str, Wish]) -> dict[str, Choice]:
     """Return the layer of each client that has a wish and was looked at; `seen` are all hosts, the server too."""
-    logins = Counter(one.health.stack for one in seen.values())
+    logins = Counter(one.facts.stack for one in seen.values())
     return {
-        host.name: _choice(host, one, wanted[host.name], shared=bool(one.health.stack) and logins[one.health.stack] > 1)
+        host.name: _choice(host, one, wanted[host.name], shared=bool(one.facts.stack) and logins[one.facts.stack] > 1)
         for host in hosts
         if host.name in wanted and (one := seen.get(host.name)) is not None
     }
@@ -112,7 +113,7 @@ def layers(chosen: Mapping[str, Choice]) -> tuple[dict[str, Shaping], dict[str, 
 
 def _choice(host: Host, seen: Examined, wish: Wish, *, shared: bool) -> Choice:
     """Return the layer of one client."""
-    there = seen.health.interfaces
+    there = seen.facts.interfaces
     if host.interface and there and host.interface not in there:
         what = f"there is no interface {host.interface!r}{unknown(host.interface, there, 'interfaces')}"
         fix = f"correct clients.{host.name}.interface in {host.inventory}, or leave it out for that of the route"
@@ -120,7 +121,7 @@ def _choice(host: Host, seen: Examined, wish: Wish, *, shared: bool) -> Choice:
     kernel = Shaping(layer="kernel", interface=host.interface)
     if wish.layer == "relay":
         return Choice(Shaping(layer="relay", interface=host.interface), "as the playbook says")
-    obstacles = tuple(_obstacles(seen, shared=shared))
+    obstacles = tuple(_obstacles(host, seen, shared=shared))
     if not obstacles:
         return Choice(kernel, "as the playbook says" if wish.layer == "kernel" else "the host has all that it needs")
     if wish.layer == "kernel" or wish.kernel_only:
@@ -141,17 +142,21 @@ def _forced(wish: Wish, obstacle: Finding) -> Finding:
     )
 
 
-def _obstacles(seen: Examined, *, shared: bool) -> Iterator[Finding]:
+def _obstacles(host: Host, seen: Examined, *, shared: bool) -> Iterator[Finding]:
     """Yield what keeps the kernel of a host from shaping; some of it leaves no room for more."""
     traffic = seen.health.traffic
     if seen.facts.system != "Linux":
         yield _obstacle("system", f"{seen.facts.system} is not Linux", "use a host with Linux")
     elif traffic is None:
-        yield _obstacle("kernel", "there is no Python yet to ask the kernel with", "install Python 3.11 there")
+        why = "its kernel did not answer" if seen.facts.python else "there is no Python yet to ask its kernel with"
+        yield _obstacle("kernel", why, "install Python 3.11 or later there, and see: sudo tc qdisc show")
     elif shared or traffic.interface == "lo":
         what = "it shares its interfaces with another host of the lab, and their links would be mixed up"
         yield _obstacle("shared", what, "give every host a machine of its own, or try provider: netns")
     else:
+        if host.interface and seen.health.interface not in ("", host.interface):
+            what = f"the server is reached over {seen.health.interface}, not over {host.interface}"
+            yield _obstacle("route", what, f"leave out clients.{host.name}.interface, or change the route")
         yield from _lacking(seen, traffic)
         yield from _in_the_way(traffic)
 
@@ -160,27 +165,30 @@ def _lacking(seen: Examined, traffic: Traffic) -> Iterator[Finding]:
     """Yield what is not there."""
     known = {lack.code: lack for lack in lacks(seen)}
     if traffic.missing:
-        yield msgspec.structs.replace(known["tc"], what=f"{' and '.join(traffic.missing)} are not installed")
+        names = " and ".join(traffic.missing)
+        verb = "are" if len(traffic.missing) > 1 else "is"
+        yield msgspec.structs.replace(known["tc"], what=f"{names} {verb} not installed")
     if not traffic.root:
         yield known["sudo"]
     if traffic.refused:
         fix = known["netem"].fix
         yield _obstacle("netem", f"the kernel refuses {' '.join(traffic.refused.split())}", fix)
     elif traffic.refused is None and traffic.root and not traffic.missing and not seen.health.netem:
-        yield msgspec.structs.replace(known["netem"], what="it cannot be seen whether the kernel has sch_netem")
+        unseen = msgspec.structs.replace(known["netem"], what="it cannot be seen whether the kernel has sch_netem")
+        yield unseen if seen.health.netem is None else known["netem"]
 
 
 def _in_the_way(traffic: Traffic) -> Iterator[Finding]:
     """Yield why this interface must not be touched."""
     if not traffic.interface:
         yield _obstacle("route", "there is no route to the server", "say in the inventory which interface is meant")
-    for told in traffic.qdiscs:
-        kind, _, handle = told.partition(" ")
-        if kind not in PUT_BACK and not any(one.endswith(f" {OURS}") for one in traffic.qdiscs):
-            what = f"{traffic.interface} has a {kind} ({handle}) of somebody else, which must not be destroyed"
-            end = "" if kind not in ("ingress", "clsact") else f" {kind}"
-            fix = f"if it is not needed: sudo tc qdisc del dev {traffic.interface}{end or ' root'}"
-            yield _obstacle("qdisc", what, fix)
+    theirs = [tuple(told.split()) for told in traffic.qdiscs]
+    is_simple = len(theirs) == 1 and theirs[0][0] in PUT_BACK and theirs[0][-1] == "root"
+    if theirs and not is_simple and not any(handle == OURS for _, handle, *_ in theirs):
+        kind, handle = next((one for one in theirs if one[0] not in PUT_BACK), theirs[-1])[:2]
+        what = f"{traffic.interface} has a {kind} ({handle}) of somebody else, which must not be destroyed"
+        place = kind if kind in ("ingress", "clsact") else "root"
+        yield _obstacle("qdisc", what, f"if it is not needed: sudo tc qdisc del dev {traffic.interface} {place}")
 
 
 def _obstacle(code: str, what: str, fix: str) -> Finding:

@@ -41,7 +41,6 @@ SERVER_EVENTS = names_of(
     events.Listening,
     events.Ready,
     events.ClientJoined,
-    events.ClientLeft,
     events.ClientLost,
     events.ClientBack,
     events.ClientGivenUp,

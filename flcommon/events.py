@@ -148,11 +148,10 @@ class ConnectionBack(Event, frozen=True, kw_only=True, tag="connection-back"):
 
 
 class ClientLeft(Event, frozen=True, kw_only=True, tag="client-left"):
-    """(server) A client's stream has ended; `expected` after the campaign's end."""
+    """(server) A client's stream has ended, after the campaign's end; before that it is lost."""
 
     client: str
     reason: str
-    expected: bool
 
 
 class CampaignStarted(Event, frozen=True, kw_only=True, tag="campaign-started"):

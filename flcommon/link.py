@@ -32,7 +32,7 @@ PositiveSeconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Distribution = Literal["uniform", "normal", "pareto", "paretonormal"]
 
 
-class Burst(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Burst(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Loss in bursts: the Gilbert-Elliott model, in tc-netem(8)'s words.
 
     Each packet turns the good state into the bad one with `p_pct`, the bad into the good one with `r_pct`; in the bad
@@ -45,7 +45,7 @@ class Burst(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     good_loss_pct: Percent = 0.0
 
 
-class Way(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Way(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What is injected into one direction, on top of what the network does by itself; all of it one-way.
 
     `jitter_ms` is the half-width of a uniform distribution, or the standard deviation of another. Packets keep their
@@ -87,7 +87,7 @@ class Way(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 NATURAL = Way()
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """From `at_s` on, both directions are so; `state` is a name for figures and logs, or empty."""
 
     at_s: Seconds = 0.0
@@ -109,7 +109,7 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError("each step must come later than the one before")
 
 
-class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """A state of a link that switches: what it is like, and how long it lasts on average (exponential)."""
 
     mean_s: PositiveSeconds

@@ -357,7 +357,7 @@ class Roster:
 
     def _lose(self, peer: Peer, line: Line, reason: str) -> None:
         if self._goodbye is not None:
-            self._log.write(ClientLeft(client=peer.name, reason=reason, expected=True))
+            self._log.write(ClientLeft(client=peer.name, reason=reason))
             return
         if peer.given_up is not None:
             return

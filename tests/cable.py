@@ -32,14 +32,16 @@ PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
 OPEN, SILENT = Way(), Way(silent=True)
 
 
-def why_not() -> str | None:
-    """Return why there can be no cable here; None if there can."""
+def why_not(**programs: str) -> str | None:
+    """Return why there can be no cable here, or no test that needs these programs too; None if there can."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "network namespaces need Linux and root"
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         return "this machine has no /dev/net/tun"
     search = f"{os.defpath}:/usr/sbin:/sbin"
-    missing = [package for program, package in PROGRAMS.items() if shutil.which(program, path=search) is None]
+    missing = [
+        package for program, package in (PROGRAMS | programs).items() if shutil.which(program, path=search) is None
+    ]
     return f"not installed: {', '.join(missing)}" if missing else None
 
 

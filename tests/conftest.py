@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from flcommon import flower
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# How long an example takes says more of what else this machine does than of the code: timed claims are bench/'s.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SSHD = shutil.which("sshd", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from deploy.troubles import app_raised, losses, refused
-from flcommon.events import AppRaised, ClientLeft, Failed, JobAccepted, Refused, ReplyReceived
+from flcommon.events import AppRaised, Failed, JobAccepted, Refused, ReplyReceived
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,8 +33,6 @@ def complaints(run: Path, campaign: str, host: str, readings: Readings) -> Itera
                 yield f"its log says campaign {event.campaign}, the manifest {campaign}"
             case Failed():
                 yield f"{event.step}: {event.reason}"
-            case ClientLeft(expected=False):
-                yield f"client {event.client} left unexpectedly: {event.reason}"
             case _:
                 pass
 

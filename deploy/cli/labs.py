@@ -18,14 +18,26 @@ if TYPE_CHECKING:
 
 
 def inputs(inventory: Path | None, playbook: Path | None) -> tuple[AnyLab, Playbook]:
-    """Read both files before anything is started."""
+    """Read both files before anything is started, and see that they fit each other."""
     from deploy import defaults  # noqa: PLC0415 - keeps --help fast
     from deploy.playbook import load_playbook  # noqa: PLC0415
+    from deploy.shaping import client_rules  # noqa: PLC0415
 
     lab = any_lab(inventory)
     if playbook is None and lab.playbook is not None and not lab.playbook.exists():
         raise InputError(lab.file, f"no such file: {lab.playbook}", key="playbook")
-    return lab, load_playbook(playbook or lab.playbook or defaults.playbook_path())
+    loaded = load_playbook(playbook or lab.playbook or defaults.playbook_path())
+    client_rules(loaded, _labels(lab))
+    return lab, loaded
+
+
+def _labels(lab: AnyLab) -> dict[str, dict[str, str]]:
+    """Return the clients' labels; hosts that the toolkit starts have none."""
+    from deploy.inventory import Inventory  # noqa: PLC0415 - keeps --help fast
+
+    if isinstance(lab, Inventory):
+        return {host.name: host.labels for host in lab.clients}
+    return {name: {} for name in lab.names[1:]}
 
 
 def any_lab(inventory: Path | None) -> AnyLab:

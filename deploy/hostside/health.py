@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar  # noqa: E402
 
 from deploy.hostside.look import encoded, entries, facts, text  # noqa: E402
 from deploy.hostside.tools import environment, told  # noqa: E402
-from deploy.hostside.traffic import interfaces, may_sudo, stack, traffic  # noqa: E402
+from deploy.hostside.traffic import may_sudo, traffic  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,8 +227,6 @@ def health(root: str, address: str, shaped: str) -> dict[str, object]:
         "netem": known(has_netem, root),
         "sudo": may_sudo(),
         "sleeps": known(sleeps, root) or [],
-        "interfaces": interfaces(root),
-        "stack": stack(root),
         "traffic": known(traffic, way or "" if shaped == "?" else shaped) if shaped else None,
         "first_ns": FIRST_NS,
         "last_ns": time.time_ns(),

@@ -151,6 +151,20 @@ def request(keys: str) -> str:
     return text(keys + "/host.csr") if modes == [0o40700, 0o100600] else ""  # stat(2): a directory, a regular file
 
 
+def interfaces(root: str) -> list[str]:
+    """Return the names of all interfaces, as far as the system tells."""
+    return [name for name in entries(root + "/sys/class/net") if name != "bonding_masters"]
+
+
+def stack(root: str) -> str:
+    """Return what two logins have in common that share their interfaces: the kernel's boot, the network namespace."""
+    boot = text(root + "/proc/sys/kernel/random/boot_id").strip()
+    try:
+        return f"{boot} {os.readlink('/proc/self/ns/net')}" if boot else ""
+    except OSError:
+        return ""
+
+
 def facts(trouble: str, workdir: str, root: str, more: list[str]) -> dict[str, object]:
     """Look."""
     workdir = os.path.abspath(os.path.expanduser(workdir))
@@ -180,6 +194,8 @@ def facts(trouble: str, workdir: str, root: str, more: list[str]) -> dict[str, o
         "envs": environments(os.path.join(workdir, "env")),
         "running": running(os.path.join(workdir, "campaigns")),
         "csr": request(os.path.join(workdir, "keys")),
+        "interfaces": interfaces(root),
+        "stack": stack(root),
         "wall_ns": time.time_ns(),
     }
 

@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 
-from deploy.hostside.look import entries, text
 from deploy.hostside.tools import environment, told
 
 NEEDED = ("ip", "tc")
@@ -21,16 +20,21 @@ try() {
   shift
   said=$("$@" 2>&1) || { printf '%s: %s\\n' "$what" "$(printf '%s' "$said" | head -n 1)"; exit 0; }
 }
+[ -e /sys/module/ifb ] || modprobe --quiet ifb numifbs=0 2>/dev/null
 try sch_netem tc qdisc add dev lo root netem delay 1ms
 try sch_prio tc qdisc replace dev lo root handle 1: prio
 try ifb ip link add f1ab type ifb
+try sch_tbf tc qdisc add dev f1ab root handle 1: tbf rate 1gbit burst 100kb latency 1ms
 try sch_ingress tc qdisc add dev lo handle ffff: ingress
 try cls_u32 tc filter add dev lo parent 1: protocol ip prio 1 u32 match ip dst 127.0.0.2/32 flowid 1:3
 try act_mirred tc filter add dev lo parent ffff: protocol ip prio 1 u32 match ip src 127.0.0.2/32 \\
   action mirred egress redirect dev f1ab
 echo ok
 """
-"""What `flclient.link.kernel` will use, one thing after the other; says `ok`, or what the kernel refuses, and how."""
+"""What `flclient.link.kernel` will use, one thing after the other; says `ok`, or what the kernel refuses, and how.
+
+Loaded by need, the module of IFB devices would make two of them for everybody; `numifbs=0` is none.
+"""
 
 
 def as_root(*argv: str) -> str | None:
@@ -52,30 +56,19 @@ def refused(root: bool, missing: list[str]) -> str | None:  # noqa: FBT001 - wha
 
 
 def qdiscs(name: str) -> list[str]:
-    """Return the queueing disciplines at the top of an interface, as `kind handle`, without those of the kernel's own.
+    """Return an interface's queueing disciplines that are not the kernel's own, as `kind handle place`.
 
-    A handle of 0 is the kernel's: it makes such a one itself whenever there is no other.
+    A handle of 0 is the kernel's: it makes such a one itself whenever there is no other. The place is `root`, or
+    `parent` for all else.
     """
     found = []
     for line in (told("tc", "qdisc", "show", "dev", name) or "").splitlines():
+        if not line.startswith("qdisc "):
+            continue
         _, kind, handle, *rest = line.split()
-        if handle != "0:" and (rest[:1] == ["root"] or kind in ("ingress", "clsact")):
-            found.append(f"{kind} {handle}")
+        if handle != "0:":
+            found.append(" ".join((kind, handle, *rest[:1])))
     return found
-
-
-def interfaces(root: str) -> list[str]:
-    """Return the names of all interfaces, as far as the system tells."""
-    return [name for name in entries(root + "/sys/class/net") if name != "bonding_masters"]
-
-
-def stack(root: str) -> str:
-    """Return what is the same for two logins that share interfaces: the kernel's boot, and the network namespace."""
-    boot = text(root + "/proc/sys/kernel/random/boot_id").strip()
-    try:
-        return f"{boot} {os.readlink('/proc/self/ns/net')}" if boot else ""
-    except OSError:
-        return ""
 
 
 def traffic(way: str) -> dict[str, object]:

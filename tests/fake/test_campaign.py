@@ -13,7 +13,8 @@ from deploy.campaign import client_address, listen_address
 from deploy.errors import CampaignError, CommandFailed, DeployError, HostError, InputError, LabError
 from deploy.manifest import Manifest
 from flcommon import events
-from flcommon.job import ClientJob, ServerJob
+from flcommon.job import ClientJob, ServerJob, Shaping
+from flcommon.link import Way
 from flcommon.process import Order
 
 ALL = {"server", "client-1", "client-2"}
@@ -439,3 +440,42 @@ def test_a_controller_without_room_for_the_logs_hides_no_error(lab, script):
         lab.up()
     (note,) = lab.view.notes
     assert [line.split(": ")[:2] for line in note.splitlines()] == [[host, "pull"] for host in lab.stations]
+
+
+def told_of(lab, host):
+    """Return a client's job as it was sent to its host."""
+    (client,) = lab.stations[host].did("run")
+    return msgspec.json.decode(msgspec.json.decode(client.stdin, type=Order).job, type=ClientJob)
+
+
+LINKS = "link: {delay_ms: 5}\nhosts: [{match: {name: client-2}, link: {up: {rate_mbit: 1}, layer: LAYER}}]\n"
+
+
+def test_links_reach_the_jobs_and_the_manifest(lab):
+    """Each client's own, and by which layer: hosts that say nothing of their kernel have relays."""
+    lab.playbook += LINKS.replace("LAYER", "relay")
+    lab.up()
+    assert lab.manifest.shaping == {name: Shaping(layer="relay") for name in ("client-1", "client-2")}
+    for name, way in (("client-1", Way(delay_ms=5)), ("client-2", Way(rate_mbit=1))):
+        job = told_of(lab, name)
+        assert job.shaping == Shaping(layer="relay")
+        assert [trial.link for trial in job.trials] == [trial.links[name] for trial in lab.manifest.trials]
+        assert {trial.link.ways[0] for trial in job.trials} == {way}
+        assert job.warmup.link is None
+
+
+def test_a_layer_that_cannot_be_had_ends_a_campaign_before_it_starts(lab):
+    """Nothing but a look has been done on any host; with fewer clients enough, the others go on."""
+    lab.playbook += LINKS.replace("LAYER", "kernel")
+    with pytest.raises(HostError, match="client-2: look: the playbook asks for layer: kernel"):
+        lab.up()
+    assert {name for _, name in lab.timeline} == {"look"}
+    assert lab.view.directory is None
+
+
+def test_rules_that_do_not_fit_the_lab_end_it_before_anything_is_done(lab):
+    """Not even a look."""
+    lab.playbook += "hosts: [{match: {net: wifi}, link: {delay_ms: 5}}]\n"
+    with pytest.raises(InputError, match=r"hosts\[0\]\.match\.net: no client of the lab has a label 'net'"):
+        lab.up()
+    assert lab.timeline == []

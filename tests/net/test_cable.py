@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 import select
 import signal
@@ -22,7 +23,8 @@ import pytest
 from tests.cable import Both, cabled, carried, why_not
 from tests.cableplan import End, Way
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
+WHY_NOT = why_not(ping="iputils-ping")
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=str(WHY_NOT))
 
 ROUNDS = 3
 """A median can be off in a bad moment of a busy machine: the lowest of several is compared."""
@@ -36,6 +38,15 @@ with cabled(Both()) as cable:
     print(cable.pid, flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _first():
+    """Come before what else this machine does: this process is what the cable is measured by."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, -20)
+    yield
+    os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +109,13 @@ def datagrams(cable, end=1):
 
 
 def one_way_ms(source, target, count=15):
+    """Return the least: a packet is never early, and late also for want of a processor."""
     lasted = []
     for _ in range(count):
         source.send(struct.pack("q", time.monotonic_ns()))
         ((data, at_ns),) = received(target, 1)
         lasted.append((at_ns - struct.unpack("q", data)[0]) / 1e6)
-    return median(lasted)
+    return min(lasted)
 
 
 def test_each_direction_has_its_own_delay(star):
@@ -113,10 +125,8 @@ def test_each_direction_has_its_own_delay(star):
     hub, far = datagrams(star, end)
     near_hub, near = datagrams(star, 1)
     with hub, far, near_hub, near:
-        ups = [one_way_ms(far, hub) - one_way_ms(near, near_hub) for _ in range(ROUNDS)]
-        downs = [one_way_ms(hub, far) - one_way_ms(near_hub, near) for _ in range(ROUNDS)]
-    assert min(ups, key=lambda ms: abs(ms - up_ms)) == pytest.approx(up_ms, abs=EXACT_MS)
-    assert min(downs, key=lambda ms: abs(ms - down_ms)) == pytest.approx(down_ms, abs=EXACT_MS)
+        assert one_way_ms(far, hub) - one_way_ms(near, near_hub) == pytest.approx(up_ms, abs=EXACT_MS)
+        assert one_way_ms(hub, far) - one_way_ms(near_hub, near) == pytest.approx(down_ms, abs=EXACT_MS)
 
 
 def connected(cable, end=1):
@@ -143,17 +153,17 @@ def test_tcp_takes_the_same_round_trip(star, end):
         hub, far, took_ms = connected(star, end)
         with hub, far:
             connects.append(took_ms)
-            for _ in range(5):
+            for _ in range(10):
                 began = time.monotonic()
                 far.send(b"?")
                 hub.send(hub.recv(1))
                 far.recv(1)
                 answers.append((time.monotonic() - began) * 1000)
     assert min(connects) == pytest.approx(rtt_ms, abs=1.0)
-    assert median(answers) == pytest.approx(rtt_ms, abs=1.0)
+    assert min(answers) == pytest.approx(rtt_ms, abs=1.0)
 
 
-def goodput_mbit(source, target, size=600_000):
+def goodput_mbit(source, target, size=400_000):
     """Send so many bytes; returns their rate between the first and the last to arrive."""
     sending = threading.Thread(target=source.sendall, args=(bytes(size),))
     sending.start()
@@ -171,8 +181,9 @@ def test_a_rate_counts_ethernet_frames_as_a_real_link_does(cable):
     cable.become(1, Both(Way(delay_ms=2, rate_mbit=10), Way(delay_ms=2, rate_mbit=20)))
     hub, far, _ = connected(cable)
     with hub, far:
-        assert goodput_mbit(far, hub) == pytest.approx(10 * 1448 / 1514, rel=0.05)
-        assert goodput_mbit(hub, far) == pytest.approx(20 * 1448 / 1514, rel=0.05)
+        for source, target, mbit in ((far, hub, 10), (hub, far, 20)):
+            off = [goodput_mbit(source, target) / (mbit * 1448 / 1514) - 1 for _ in range(ROUNDS)]
+            assert min(map(abs, off)) < 0.03
 
 
 def test_without_a_rate_it_is_no_bottleneck(cable):
@@ -219,10 +230,10 @@ def test_a_link_can_fail_with_and_without_a_word(cable):
     with hub, far:
         with cable.black_hole():
             assert sent(far, hub, 3) == sent(hub, far, 3) == []
-        assert one_way_ms(far, hub, 5) == pytest.approx(10, abs=1)
+        assert one_way_ms(far, hub) == pytest.approx(10, abs=1)
         with cable.down(), pytest.raises(OSError, match="unreachable"):
             far.send(b"!")
-        assert one_way_ms(hub, far, 5) == pytest.approx(10, abs=1)
+        assert one_way_ms(hub, far) == pytest.approx(10, abs=1)
 
 
 def test_nothing_overtakes_when_a_delay_shrinks(cable):

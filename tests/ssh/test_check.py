@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
@@ -23,7 +23,10 @@ from deploy.errors import HostError
 from deploy.facts import look
 from deploy.inventory import Host, Inventory, Python, Ssh
 from deploy.remote import ssh
+from deploy.shaping import Wish
 from flcommon import process
+from flcommon.job import Shaping
+from flcommon.link import Link, Step, Steps, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -281,3 +284,31 @@ def test_a_lost_server_is_a_finding(bench, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ssh.SshRemote, "run", run)
     checked = check_lab(bench(), PAYLOAD, ssh.connect)
     assert codes(checked) == {"server": {"reach"}}
+
+
+def wish(layer: Any) -> Wish:
+    both = Way(delay_ms=5)
+    return Wish(layer, (Link(course=Steps(steps=(Step(up=both, down=both),))),))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
+def test_hosts_of_one_machine_get_relays(bench, address):
+    """Over IPv4 and IPv6: their interfaces are known, and that they share them; the kernel cannot be forced on them."""
+    lab = bench(f"{address}:{free_port()}")
+    checked = check_lab(lab, PAYLOAD, ssh.connect, wished={"pi-a": wish("auto"), "pi-b": wish("kernel")})
+    assert {name: one.shaping for name, one in checked.layers.items()} == {"pi-a": Shaping(layer="relay"), "pi-b": None}
+    found = {name: [(one.level, one.code) for one in checked.findings[name]] for name in ("pi-a", "pi-b")}
+    assert ("note", "shared") in found["pi-a"]
+    assert ("error", "shared") in found["pi-b"]
+    assert checked.seen["pi-a"].facts.stack == checked.seen["server"].facts.stack != ""
+    assert checked.seen["pi-a"].health.traffic.interface == "lo"
+    assert checked.seen["server"].health.traffic is None
+
+
+def test_an_interface_that_a_host_does_not_have(bench):
+    """The known ones are named."""
+    checked = check_lab(bench(pi_a={"interface": "wlan9"}), PAYLOAD, ssh.connect, wished={"pi-a": wish("relay")})
+    (found,) = (one for one in checked.findings["pi-a"] if one.code == "interface")
+    assert found.level == "error"
+    assert "there is no interface 'wlan9'" in found.what
+    assert "lo" in found.what

@@ -52,6 +52,7 @@ def files(tmp_path):
 IN_LAB = [
     pytest.param(("lab:", "labb:"), "1: labb: unknown key", id="unknown key"),
     pytest.param(("192.0.2.21}", "7}"), "4: clients.pi-a.host: must be", id="wrong type"),
+    pytest.param(("192.0.2.21}", "x, interface: 'a b'}"), "4: clients.pi-a.interface: must be", id="interface"),
     pytest.param(("192.0.2.22", "192.0.2.21"), "5: clients.pi-b: duplicate host", id="duplicate host"),
     pytest.param(("pi-b", "pi-a"), "5: clients.pi-a: duplicate key", id="duplicate YAML key"),
     pytest.param(("lab: bench", "lab: bench\npassword: x"), "2: password: passwords", id="a secret"),
@@ -67,6 +68,26 @@ IN_BOOK = [
     pytest.param(("{delay.probability: [0, 1]}", "{}"), "6: sweep: is empty", id="empty sweep"),
     pytest.param(("[0, 1]", "[]"), "6: sweep.delay.probability: is empty", id="empty list"),
     pytest.param(("cifar10", "resnet"), "2: app: unknown app 'flclient.apps.resnet'", id="unknown app"),
+    pytest.param(("rounds", "link: {loss_pct: 150}\nrounds"), "4: link.loss_pct: must be", id="loss"),
+    pytest.param(("rounds", "link: {rate_mbit: -1}\nrounds"), "4: link.rate_mbit: must be", id="rate"),
+    pytest.param(("rounds", "link: {jitter_ms: 1}\nrounds"), "4: link: jitter_ms (1) must not be above", id="jitter"),
+    pytest.param(("rounds", "link: {dealy_ms: 1}\nrounds"), "4: link.dealy_ms: unknown key", id="a link's key"),
+    pytest.param(("rounds", "link: {layer: tc}\nrounds"), "4: link.layer: must be one of", id="layer"),
+    pytest.param(
+        ("rounds", "link: {up: {}, loss_pct: 1}\nrounds"), "4: link.loss_pct: the same thing is said", id="twice"
+    ),
+    pytest.param(("rounds", "link: {steps: [{at_s: 1}]}\nrounds"), "4: link.steps[0].at_s: the first", id="steps"),
+    pytest.param(
+        ("rounds", "link: {switching: {a: {mean_s: 1}}}\nrounds"),
+        "4: link.switching: needs at least two",
+        id="one state",
+    ),
+    pytest.param(("rounds", "control: sometimes\nrounds"), "4: control: must be text: every K rounds", id="control"),
+    pytest.param(
+        ("{delay.probability: [0, 1]}", "{link.loss_pct: [0, 101]}"),
+        "6: sweep.link.loss_pct[1]: must be",
+        id="swept link",
+    ),
     pytest.param(
         ("digits", "mnist"), "3: data.set: must be one of cifar10, digits, not 'mnist'", id="unknown data set"
     ),
@@ -90,6 +111,34 @@ def test_a_bad_playbook_is_refused(files, tmp_path, verb, change, message):
     runs = ["--runs", tmp_path / "runs"] if verb == "up" else []
     refused(deploy(verb, lab, "--playbook", book, *runs), f"{book}:{message}")
     assert set(tmp_path.iterdir()) == {lab, book}
+
+
+RULES = [
+    pytest.param(("{name: pi-c}", "{name: pi-a}"), "5: hosts[0].match.name: the lab has no client 'pi-c'", id="nobody"),
+    pytest.param(("{net: lan}", "{name: pi-a}"), "5: hosts[0].match.net: no client of the lab has a label", id="label"),
+    pytest.param(("{name: pi-a}",) * 2, "6: hosts[1]: fits pi-a, and so does hosts[0] (line 5)", id="two rules"),
+]
+
+
+@pytest.mark.parametrize("verb", ["up", "check"])
+@pytest.mark.parametrize(("matches", "message"), RULES)
+def test_rules_that_do_not_fit_the_lab_are_refused(files, tmp_path, verb, matches, message):
+    """Before any host is spoken to (these do not exist), and no run directory is made."""
+    rules = "".join(f"- {{match: {match}, link: {{delay_ms: 1}}}}\n" for match in matches)
+    lab, book = files(book=("rounds", f"hosts:\n{rules}rounds"))
+    runs = ["--runs", tmp_path / "runs"] if verb == "up" else []
+    result = deploy(verb, lab, "--playbook", book, *runs)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"error: {book}:{message}"), result.stderr
+    assert result.stderr.count("\n") == 1
+    assert set(tmp_path.iterdir()) == {lab, book}
+
+
+def test_a_bad_trace_of_a_link_is_refused(files, tmp_path):
+    """By the trace's name, line and column."""
+    lab, book = files(book=("rounds", "link: {trace: {file: x.csv}}\nrounds"))
+    (tmp_path / "x.csv").write_text("time_s,delay_ms\n0,1\n1,fast\n")
+    refused(deploy("check", lab, "-p", book), f"{tmp_path / 'x.csv'}:3: delay_ms: must be a number, not 'fast'")
 
 
 @pytest.mark.parametrize("verb", ["up", "check", "down"])
@@ -139,6 +188,21 @@ def test_runs_that_cannot_be_kept_are_an_error_of_this_machine(tmp_path):
     result = deploy("up", lab, "-p", book, "--runs", tmp_path / "runs")
     assert result.exit_code == 1, result.output
     assert "the run directory cannot be made: Not a directory" in result.stderr
+
+
+def test_a_layer_that_cannot_be_had_is_status_3(tmp_path):
+    """The hosts of a virtual lab share their interfaces: said of each, before a run directory is made."""
+    lab, book = tmp_path / "lab.yaml", tmp_path / "book.yaml"
+    lab.write_text("lab: v\nprovider: virtual\nclients: 1\n")
+    book.write_text(
+        "playbook: b\napp: flclient.apps.payload\nrounds: 1\nlink: {layer: kernel, delay_ms: 5, reorder_pct: 1}\n"
+    )
+    result = deploy("up", lab, "-p", book, "--runs", tmp_path / "runs")
+    assert result.exit_code == 3, result.output
+    told = "client-1: look: the playbook asks for layer: kernel, and it cannot be had here: it shares its interfaces"
+    assert result.stderr.startswith(f"error: {told}"), result.stderr
+    assert "layer: auto or relay in the playbook" in result.stderr
+    assert set(tmp_path.iterdir()) == {lab, book}
 
 
 def test_a_host_that_cannot_be_used_is_status_3(tmp_path):

@@ -92,7 +92,7 @@ works = st.tuples(milliseconds, milliseconds)
 rounds_of = st.lists(st.tuples(st.tuples(works, works, works), milliseconds), min_size=1, max_size=5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(drawn=rounds_of)
 def test_ideal_never_exceeds_the_total(
     tmp_path_factory: pytest.TempPathFactory, kit: ModuleType, drawn: Sequence[Any]

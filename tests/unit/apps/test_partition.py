@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -22,7 +22,6 @@ def balanced(examples: int) -> Labels:
     return np.arange(examples) % 10
 
 
-@settings(deadline=None)
 @given(labels=label_lists, kind=st.sampled_from(["iid", "dirichlet"]), seed=seeds, alpha=alphas, data=st.data())
 def test_parts_are_disjoint_complete_and_even(
     labels: Labels, kind: str, seed: int, alpha: float, data: st.DataObject
@@ -36,7 +35,6 @@ def test_parts_are_disjoint_complete_and_even(
     assert max(sizes) - min(sizes) <= 1
 
 
-@settings(deadline=None)
 @given(labels=label_lists, kind=st.sampled_from(partition.KINDS), seed=seeds, data=st.data())
 def test_parts_do_not_depend_on_who_asks_first(labels: Labels, kind: str, seed: int, data: st.DataObject) -> None:
     """A share is a function of its fields: asked in any order, on any host, it is the same."""

@@ -39,6 +39,15 @@ def test_the_luck_of_the_draw_does_not_count_as_computing_time(plan, own_s):
     assert estimate.left_s == pytest.approx(4 * own_s)
 
 
+def test_control_rounds_wait_for_nothing(plan):
+    """Of four rounds one is without the delay; where only the app knows how many there are, the share is the same."""
+    (trial,) = (msgspec.structs.replace(trial, control_every=4) for trial in plan.trials[1:])
+    estimate = Estimate(dataclasses.replace(plan, trials=(trial,)))
+    estimate.round_ended(1, 1 + INJECTED_S * 3 / 4)
+    assert estimate.left_s == pytest.approx(3 * (1 + INJECTED_S * 3 / 4))
+    assert msgspec.structs.replace(trial, rounds=0).injected_share == trial.injected_share == 3 / 4
+
+
 @given(durations=st.lists(st.tuples(st.integers(0, 1), seconds), min_size=1, max_size=20))
 def test_it_is_never_negative_and_shrinks_to_nothing(plan, durations):
     """Whatever rounds take, also more rounds than planned; at the end nothing is left."""

@@ -21,7 +21,7 @@ from deploy import hostside
 from deploy.app import embedded
 from deploy.errors import HostError
 from deploy.facts import Facts, findings, understood
-from deploy.health import THROTTLED, Clock, Examined, Health, ailments, examine, inabilities, throttling
+from deploy.health import THROTTLED, Clock, Examined, Health, Traffic, ailments, examine, inabilities, throttling
 from deploy.hostside import health as script
 from deploy.inventory import Host, Python, Ssh
 from deploy.remote.fake import FakeRemote
@@ -143,6 +143,22 @@ def test_a_raspberry_pi_on_wifi(raspberry: Machine) -> None:
     assert found["throttled"].what.endswith("under-voltage now, throttled now")
     assert "power supply" in found["throttled"].fix
     assert "iw dev wlan0 set power_save off" in found["wifi-power-save"].fix
+
+
+@pytest.mark.parametrize(("shaped", "interface"), [("?", "wlan0"), ("eth9", "eth9")])
+def test_what_a_kernel_could_shape(raspberry: Machine, shaped: str, interface: str) -> None:
+    """Asked only where a link is wished: the interface of the route, or the inventory's, and what stands at its top."""
+    tc = raspberry.place / "bin" / "tc"
+    tc.write_text(
+        '#!/bin/sh\n[ "$*" = "qdisc show dev ' + interface + '" ] && echo "qdisc fq_codel 8001: root refcnt 2"\n'
+    )
+    for name, said in (("unshare", "ok"), ("sudo", "ok"), ("ip", "")):
+        (raspberry.place / "bin" / name).write_text(f"#!/bin/sh\necho {said}\n")
+        (raspberry.place / "bin" / name).chmod(0o755)
+    facts, health = raspberry.look(shaped=shaped)
+    assert health.traffic == Traffic(interface=interface, root=True, refused="", qdiscs=("fq_codel 8001: root",))
+    assert facts.interfaces == ("wlan0",)
+    assert raspberry.look()[1].traffic is None
 
 
 def test_a_newer_kernel_tells_of_throttling_itself(raspberry: Machine) -> None:

@@ -238,6 +238,14 @@ REFUSALS = [
 ]
 
 
+def test_a_clients_interface(file: Path) -> None:
+    """Empty where nobody says: then it is that of the route to the server."""
+    file.write_text(replaced(LAB, HOST_B, f"{HOST_B}\n    interface: wlan0"))
+    lab = load_inventory(file)
+    assert isinstance(lab, Inventory)
+    assert [host.interface for host in lab.hosts] == ["", "", "wlan0"]
+
+
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: case[3])
 def test_refusals(file: Path, case: tuple[str, str, int, str, list[str]]) -> None:
     """Every error names file, line and dotted key, and says what would be right."""

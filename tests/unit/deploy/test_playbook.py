@@ -334,7 +334,7 @@ def test_apps_are_found_without_importing_them() -> None:
     assert known_apps() == tuple(names.split())
 
 
-SOURCES = [(REPOSITORY / "playbooks" / "paper.yaml").read_text(), BOOK]
+SOURCES = [*((REPOSITORY / "playbooks" / f"{name}.yaml").read_text() for name in ("paper", "links")), BOOK]
 BITS = ["", "\n", ":", "{", "}", "[", "]", "'", "-", "#", " ", "no", "1", "-1", "1e9", "null", "&a ", "*a", "\x00", "é"]
 
 

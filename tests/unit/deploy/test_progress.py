@@ -156,14 +156,6 @@ def test_many_hosts_are_a_count(drawn, plan):
     assert "pi-3" not in shown
 
 
-def test_a_lost_client_is_shown_where_it_stands(drawn):
-    """The reason that the server gives appears beside the client."""
-    progress, picture = drawn
-    progress.hosts(["server", "pi-a"])
-    progress.event("server", events.ClientLeft(client="pi-a", reason="connection reset", expected=False))
-    assert [line.split() for line in picture().splitlines() if "pi-a" in line] == [["pi-a", "connection", "reset"]]
-
-
 def test_losses_and_returns_are_told_and_shown(drawn, plan):
     """Each is a note, and the state beside the client is the last one."""
     progress, picture = drawn

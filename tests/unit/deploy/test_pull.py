@@ -11,7 +11,7 @@ import tracemalloc
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy import pull as pulling
@@ -308,7 +308,6 @@ def test_what_makes_no_sense_is_one_sentence_about_that_host(raw, answer, messag
 
 
 @given(answer=st.binary(max_size=200) | st.binary(max_size=60).map(lambda rest: SOUND[:-20] + rest))
-@settings(deadline=None)
 def test_no_answer_makes_anything_but_a_host_error(tmp_path_factory, answer):
     """Whatever a host sends: it is an error with its name, or what it announced."""
     folder = tmp_path_factory.mktemp("raw")

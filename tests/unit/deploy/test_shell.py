@@ -18,7 +18,7 @@ WORDS = st.lists(
     | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12),
     max_size=4,
 )
-SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(params=SHELLS)

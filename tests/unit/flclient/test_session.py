@@ -34,6 +34,7 @@ from flcommon.outbox import Offered
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from flcommon.events import Place
     from flcommon.outbox import Watch
 
 NODE = 1002
@@ -72,9 +73,9 @@ class Script:
         if watch is not None:
             watch.offered(Offered(now(), now(), 1000))
 
-    def beside(self, client: str, message: str) -> None:
+    def beside(self, place: Place) -> None:
         """Stand for its Sampler, too."""
-        self.sampled.append((client, message))
+        self.sampled.append((place["client"], place["message"]))
 
     @property
     def replies(self) -> list[Message]:
