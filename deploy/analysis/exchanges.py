@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from deploy.analysis.corridor import Bounds, fit
+from deploy.analysis.injected import LINK_TOLERANCE, LINK_TOLERANCE_MS
 from deploy.clockline import CLOCKS_FILE, ClockLine
 from flcommon.events import ClientBack, ClientJoined, ClockExchange
 
@@ -35,8 +36,6 @@ SAME_BOOT_NS = 1_000_000_000
 AROUND_NS = 60_000_000_000
 """A process is there for a while before its first event and after its last."""
 
-LINK_TOLERANCE, LINK_TOLERANCE_S = 0.05, 0.001
-"""A link that is off by more than the greater of the two is not used for a campaign (`flclient.link.proof`)."""
 SLACK_NS = 10_000_000
 """A setting is stamped about when it came into force."""
 
@@ -128,7 +127,7 @@ def grpc_bounds(session: Session, zero_ns: int, server_zero_ns: int, link: Shape
     received, sent, answered, back = np.array(rows, dtype=np.int64).reshape(-1, 4).T / 1e9
     down, up = np.array(held, dtype=np.float64).reshape(-1, 2).T
     # The same room on both sides, or the middle would lean to one.
-    room = np.where(down + up > 0, np.maximum(LINK_TOLERANCE_S, LINK_TOLERANCE * np.maximum(down, up)), 0.0)
+    room = np.where(down + up > 0, np.maximum(LINK_TOLERANCE_MS / 1000, LINK_TOLERANCE * np.maximum(down, up)), 0.0)
     return Bounds(received, received - sent - down + room, answered, answered - back + up - room)
 
 

@@ -28,6 +28,9 @@ PAYLOAD = 1448 / 1514
 TABLE_LIMIT = 4.0
 """Standard deviations in the tables of netem's distributions, at most; the relay draws from the same."""
 
+LINK_TOLERANCE, LINK_TOLERANCE_MS = 0.05, 1.0
+"""A link that is off by more than the greater of the two is not used for a campaign (`flclient.link.proof`)."""
+
 
 class Injected(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for in one direction, what the layer says it applies, and by which layer; nothing, if natural."""
@@ -55,6 +58,11 @@ class Injected(msgspec.Struct, frozen=True, kw_only=True):
     def serialisation_s(self, wire_bytes: int) -> float:
         """Return how long the rate alone takes for so many bytes of payload."""
         return wire_bytes * 8 / (self.rate_mbit * 1e6 * PAYLOAD) if self.rate_mbit else 0.0
+
+    def agrees(self, held_ms: float) -> bool:
+        """Whether that can be how long this link held something: other bytes that went by may be counted too."""
+        room_ms = max(LINK_TOLERANCE_MS, LINK_TOLERANCE * self.delay_ms) + TABLE_LIMIT * self.way.jitter_ms
+        return self.layer is not None and abs(held_ms - self.delay_ms) <= room_ms
 
     @property
     def least_s(self) -> float:

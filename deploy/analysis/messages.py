@@ -266,10 +266,9 @@ def _separated(row: MessageRow, injected: Injected | None, held_ms: float | None
     """Add what was injected and what is left; where the rate holds bytes back, its arithmetic is better than a mean."""
     if injected is None:
         return row
-    if injected.layer is None:
-        held_ms = None
     serialisation_s = injected.serialisation_s(row.wire_bytes or 0) if injected.rate_mbit else None
-    measured = held_ms is not None and serialisation_s is None
+    measured = held_ms is not None and serialisation_s is None and injected.agrees(held_ms)
+    held_ms = held_ms if measured else None
     delay_ms = (held_ms or 0.0) if measured else injected.delay_ms
     injected_s = delay_ms / 1000 + (serialisation_s or 0.0)
     jitter_s = 0.0 if measured else injected.way.jitter_ms / 1000

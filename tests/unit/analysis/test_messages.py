@@ -261,12 +261,12 @@ def test_what_the_layer_held_counts_rather_than_what_it_was_asked(story: Story) 
     shaped(story)
     message = story.round(1, 4.0)
     place: dict[str, Any] = {"trial": 0, "round": 1, "message": message, "client": "a", "kind": "train"}
-    used = LinkUsed(**place, layer="relay", up=True, held_mean_ms=41.5, overflowed=0)
+    used = LinkUsed(**place, layer="relay", up=True, held_mean_ms=41.25, overflowed=0)
     story.client.append((5.1, used))
     _, up = by_way(story.read())
-    assert (up.requested_ms, up.applied_ms, up.held_ms) == (40.0, 40.0, 41.5)
-    assert up.injected_s == pytest.approx(0.0415)
-    assert up.natural_s == pytest.approx((up.transfer_s or 0) - 0.0415)
+    assert (up.requested_ms, up.applied_ms, up.held_ms) == (40.0, 40.0, 41.25)
+    assert up.injected_s == pytest.approx(0.04125)
+    assert up.natural_s == pytest.approx((up.transfer_s or 0) - 0.04125)
 
 
 def test_a_rate_is_injected_as_the_time_it_takes_for_the_payload(story: Story) -> None:
