@@ -86,12 +86,12 @@ def _interval(found: Interval | None) -> str:
 
 
 def _number(value: float | None, style: str = "") -> str:
-    """Write a number with as many digits as are worth reading: hundredths below 10, tenths below 100, none above."""
+    """Write a number with as many digits as are worth reading: hundredths below 10, tenths below 1000, none above."""
     if value is None:
         return UNKNOWN
     if style:
         return f"{value:{style}}"
-    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0  # noqa: PLR2004 - as the docstring says
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0  # noqa: PLR2004 - as the docstring says
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -138,7 +138,7 @@ def _said(dataset: Dataset) -> Iterator[str]:
         yield f"By itself the network takes {takes} there and back, in the median of an idle connection."
     known = [1000 * clock.uncertainty_s for clock in dataset.clocks if clock.uncertainty_s is not None]
     if known:
-        yield f"By the clocks, times one way are known to ± {_number(max(known))} ms, or better."
+        yield f"By the clocks, times one way are known to ±\N{NO-BREAK SPACE}{_number(max(known))} ms, or better."
     gaps = [abs(gap) for row in dataset.network.rows for way in (row.down, row.up) if (gap := _gap_ms(way)) is not None]
     if gaps:
         yield f"Injected delays, as measured, differ from those that were requested by {_number(max(gaps))} ms at most."

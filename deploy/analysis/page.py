@@ -176,7 +176,7 @@ def delay_check(dataset: Dataset) -> str:
     pairs = [(row.requested_s, row.measured_s) for row in _client_rounds(dataset)]
     gaps_ms = [1000 * abs(got - want) for want, got in pairs if want and got is not None]
     if not gaps_ms:
-        return "No delay was injected."
+        return "The app injected no delay." if dataset.network.linked else "No delay was injected."
     return (
         f"{len(gaps_ms)} delays were injected. Measured minus drawn: at most {max(gaps_ms):.2f} ms,"
         f" in the median {median(gaps_ms):.2f} ms (absolute values)."

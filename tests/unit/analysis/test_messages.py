@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -529,6 +530,30 @@ def test_the_table_of_messages(story: Story) -> None:
     assert table.schema["transfer_s"] == pl.Float64
     assert table.schema["sent_ns"] == pl.Int64
     assert table.schema["layer"] == pl.String
+
+
+def test_the_page_tells_natural_from_injected(story: Story) -> None:
+    """With the clock's uncertainty, and a bound alone where a time is smaller than that."""
+    shaped(story)
+    story.round(1, 4.0)
+    html = write_report(story.write()).page.read_text()
+    said = re.sub(r"<[^>]*>|\s+", " ", html.replace("\N{NO-BREAK SPACE}", " "))
+    assert "By itself the network takes 12.0 ms (a) there and back" in said
+    assert "\N{LESS-THAN OR EQUAL TO} 1" in said
+    assert re.search(r"relay +12\.0 ", said)
+    assert "40.0 / 40.0 / \N{EN DASH}" in said
+
+
+def test_a_page_without_links_has_a_row_for_each_client_and_no_word_of_injection(story: Story) -> None:
+    story.round(1, 4.0)
+    html = write_report(story.write()).page.read_text()
+    assert '<h2 id="network">' in html
+    assert "injected down" not in html
+
+
+def test_a_page_of_logs_that_tell_nothing_of_the_network_does_without(story: Story) -> None:
+    story.server.clear()
+    assert '<h2 id="network">' not in write_report(story.write()).page.read_text()
 
 
 # --- the median's interval --------------------------------------------------------------------------------------------
