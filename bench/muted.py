@@ -15,18 +15,32 @@ from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import Event, RoundEnded, RoundStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    _Entries = Sequence[tuple[Event, Moment]]
 
 
-def _mute(write: Callable[[EventLog, Event, Moment | None], Moment]) -> Callable[..., Moment]:
-    def muted(log: EventLog, event: Event, at: Moment | None = None) -> Moment:
-        silent = getattr(event, "trial", 0) % 2 and not isinstance(event, RoundStarted | RoundEnded)
-        return at or now() if silent else write(log, event, at)
+def _mute_all(write: Callable[[EventLog, _Entries], None]) -> Callable[[EventLog, _Entries], None]:
+    def muted(log: EventLog, entries: _Entries) -> None:
+        if not any(_silent(event) for event, _ in entries):
+            write(log, entries)
 
     return muted
 
 
+def _mute(write: Callable[[EventLog, Event, Moment | None], Moment]) -> Callable[..., Moment]:
+    def muted(log: EventLog, event: Event, at: Moment | None = None) -> Moment:
+        return at or now() if _silent(event) else write(log, event, at)
+
+    return muted
+
+
+def _silent(event: Event) -> bool:
+    return bool(getattr(event, "trial", 0) % 2) and not isinstance(event, RoundStarted | RoundEnded)
+
+
 if __name__ == "__main__":
+    EventLog.write_all = _mute_all(EventLog.write_all)  # type: ignore[method-assign]
     EventLog.write = _mute(EventLog.write)  # type: ignore[method-assign]
     module = sys.argv[1]
     sys.argv = sys.argv[1:]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from outcome import Work
-    from sampling import Sampler
+    from usage import Sampler
 
     from flcommon.job import Tls
 

@@ -11,7 +11,7 @@ import msgspec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sampling import Sampler
+    from usage import Sampler
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from sampling import Sampler
+from usage import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -82,6 +82,7 @@ class Session:
         self._conductor = conductor
         self._prober = Prober(connection)
         self._inject = True
+        self._gone: Place | None = None
         self._trials = {trial.index: trial for trial in (job.warmup, *job.trials) if trial is not None}
         self._node_id = 0
         self._trial: ClientTrial | None = None
@@ -105,6 +106,10 @@ class Session:
         raise ConnectionFailed("run", "the server closed the stream without a goodbye")
 
     def _do(self, heard: Heard[wire.FromServer]) -> None:
+        gone, self._gone = self._gone, None
+        if gone is not None and self._conductor is not None:
+            # Not before: until the server says something more, the reply may still be on its way.
+            self._conductor.mark(gone, up=True)
         match heard.frame:
             case wire.Welcome(node_id):
                 self._node_id = node_id
@@ -186,8 +191,7 @@ class Session:
             queue_s=heard.last.until_s(taken),
             decode_s=taken.until_s(now()),
         )
-        self._log.write(event, heard.last)
-        self._connection.sampler.beside(place)
+        self._connection.sampler.beside(event, heard.last)
         self._rounds = max(self._rounds, frame.round)
         if self._conductor is not None:
             self._conductor.mark(place, up=False)
@@ -196,15 +200,10 @@ class Session:
         reply = self._call(place, trial, message, context)
         returned = now()
         parts = self._encoded(reply, message, place)
-        watch = Sending(ReplySent, place, self._log, parts.size_bytes, returned, now(), self._sent)
+        watch = Sending(ReplySent, place, self._log, self._connection.sampler, parts.size_bytes, returned, now())
         asked = wire.Reply(frame.message, heard.sent, wire.Clocks(*heard.header))
         self._connection.send(asked, (parts.skeleton, *parts.segments), watch)
-
-    def _sent(self, place: Place) -> None:
-        """A reply has gone into gRPC: look at what it goes by."""
-        self._connection.sampler.beside(place)
-        if self._conductor is not None:
-            self._conductor.mark(place, up=True)
+        self._gone = place
 
     def _encoded(self, reply: Message, message: Message, place: Place) -> flower.Parts:
         """Encode the reply, or Flower's error reply if the app has made one that cannot be."""

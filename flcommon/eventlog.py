@@ -22,7 +22,7 @@ from flcommon.events import SCHEMA_VERSION, AnyEvent, Event, JobAccepted, Stamp
 from flcommon.logend import log_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 _encoder = msgspec.json.Encoder()
@@ -64,17 +64,25 @@ class EventLog:
         Raises OSError when the line cannot be written whole, for example on a full disk.
         """
         moment = at or now()
-        body = _encoder.encode(event)
-        with self._lock:
-            line = b'{"v":%d,"seq":%d,"mono_ns":%d,"wall_ns":%d,%b\n' % (
-                SCHEMA_VERSION, self._seq, moment.mono_ns, moment.wall_ns, body[1:],
-            )  # fmt: skip
-            # Before the write: whatever interrupts it, a signal or a full disk, no number is given twice.
-            self._seq += 1
-            written = os.write(self._fd, line)
-            while written < len(line):
-                written += os.write(self._fd, line[written:])
+        self.write_all([(event, moment)])
         return moment
+
+    def write_all(self, entries: Sequence[tuple[Event, Moment]]) -> None:
+        """Append events that belong together, at the price of one; raises as `write` does."""
+        bodies = [(moment, _encoder.encode(event)) for event, moment in entries]
+        with self._lock:
+            lines = b"".join(
+                [
+                    b'{"v":%d,"seq":%d,"mono_ns":%d,"wall_ns":%d,%b\n'
+                    % (SCHEMA_VERSION, number, moment.mono_ns, moment.wall_ns, body[1:])
+                    for number, (moment, body) in enumerate(bodies, self._seq)
+                ]
+            )
+            # Before the write: whatever interrupts it, a signal or a full disk, no number is given twice.
+            self._seq += len(bodies)
+            written = os.write(self._fd, lines)
+            while written < len(lines):
+                written += os.write(self._fd, lines[written:])
 
     def close(self) -> None:
         """Close the file; writing afterwards is an error."""

@@ -1,7 +1,6 @@
 """Writes how this machine and its connections to the other side are doing: beside messages, and at ticks in between.
 
-A sample stands in nobody's way: it is taken after what it stands beside, and a log that cannot be written is the
-business of who writes what counts.
+A sample stands in nobody's way: it is taken after what it stands beside, and written together with it.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from flcommon.eventlog import EventLog, now
-from flcommon.events import HostSampled, Place, TcpSampled
+from flcommon.eventlog import EventLog, Moment, now
+from flcommon.events import Event, HostSampled, OfMessage, TcpSampled
 from flcommon.machine import Machine
 from flcommon.sockets import Address, Sockets
 
@@ -62,31 +61,32 @@ class Sampler:
         if self._thread.is_alive():
             self._thread.join(_LEAVE_S)
 
-    def beside(self, place: Place) -> None:
-        """Write how the connection that a message goes by is doing now; nothing if there is none, or nobody tells."""
-        self._sample(place["client"], place["message"])
+    def beside(self, event: OfMessage, at: Moment) -> None:
+        """Write an event that happened `at` a moment, and how the connection that it went by is doing now."""
+        self._log.write_all([(event, at), *self._sampled(event.client, event.message)])
 
-    def _sample(self, client: str, message: str | None) -> None:
+    def _sampled(self, client: str, message: str | None) -> Sequence[tuple[Event, Moment]]:
+        """Return a sample of a client's connection; none if it has no connection, or nobody tells."""
         peer = self._peer_of(client) if self._every_ns else None
         if peer is None:
-            return
+            return ()
         at = now()
         tcp = self._sockets.tcp(peer)
-        if tcp is not None:
-            self._log.write(TcpSampled(client=client, tcp=tcp, message=message), at)
+        return [(TcpSampled(client=client, tcp=tcp, message=message), at)] if tcp is not None else ()
 
     def _run(self) -> None:
         due_ns = time.monotonic_ns()
         while not self._ended.wait(max(0, due_ns - time.monotonic_ns()) / 1e9):
-            with suppress(OSError):
+            with suppress(OSError):  # a log that cannot be written: whoever writes what counts will say so
                 self._tick()
             due_ns = next_due(due_ns, time.monotonic_ns(), self._every_ns)
 
     def _tick(self) -> None:
         at = now()
-        self._log.write(self._look(), at)
+        entries: list[tuple[Event, Moment]] = [(self._look(), at)]
         for client in self._clients:
-            self._sample(client, None)
+            entries += self._sampled(client, None)
+        self._log.write_all(entries)
 
 
 def next_due(due_ns: int, at_ns: int, every_ns: int) -> int:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from flcommon.events import MessageSent, Place, Redelivered, ReplySent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flcommon.eventlog import EventLog, Moment
     from flcommon.outbox import Offered
 
@@ -18,16 +16,16 @@ if TYPE_CHECKING:
 class Sending:
     """A message, built and encoded at these moments; logs what becomes of it (flcommon.outbox.Watch).
 
-    `then` is told right after, to look at what it went by.
+    The connection that it has gone into is looked at right after.
     """
 
     event: type[MessageSent | ReplySent]
     place: Place
     log: EventLog
+    sampler: Sampler
     size_bytes: int
     built: Moment
     encoded: Moment
-    then: Callable[[Place], None] | None = None
 
     def offered(self, how: Offered) -> None:
         """Log that all of it has gone into gRPC, as of its first byte."""
@@ -39,9 +37,7 @@ class Sending:
             queue_s=self.encoded.until_s(how.first),
             send_s=how.first.until_s(how.last),
         )
-        self.log.write(event, how.first)
-        if self.then is not None:
-            self.then(self.place)
+        self.sampler.beside(event, how.first)
 
     def redelivered(self, start: int, size_bytes: int) -> None:
         """Log that it goes into a new connection."""

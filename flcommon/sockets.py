@@ -1,43 +1,44 @@
 """What the kernel knows of this process's own TCP connections (tcp(7), TCP_INFO), without privileges. Linux only.
 
-The sockets are gRPC's. They are found in /proc/self/fd, and each look at one takes a duplicate of its descriptor and
-gives it back: a duplicate that is kept would keep a connection open that gRPC has closed.
+The sockets are gRPC's, found in /proc/self/fd. Nothing is held of them but number and inode: a duplicate that is kept
+would keep a connection open that gRPC has closed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import os
 import socket
-import sys
+import struct
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from flcommon.events import Tcp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 Address = tuple[str, int]
 """An IP address in its shortest form, and a port. Where a connection is asked for, no address means any."""
 
 LOOK_AGAIN_S = 1.0
-"""A connection that was not found is looked for again after this long: looking costs 10 µs for each that there is."""
-_DESCRIPTORS = Path("/proc/self/fd")
+"""A connection that was not found is looked for again after this long: all descriptors have to be looked at."""
+_DESCRIPTORS = "/proc/self/fd"
 _INFO_BYTES, _NAME_BYTES = 256, 16
-_ESTABLISHED = b"\1"
+_ESTABLISHED = 1
 _UNKNOWN_RTT = 0xFFFFFFFF
-# Offsets in struct tcp_info (linux/tcp.h), which only ever grows. Of u32; times in ms or, after the second row, µs:
-_SEGMENT, _UNACKED, _LOST = 16, 24, 32
-_LAST_DATA_RECV, _LAST_ACK_RECV = 52, 56
-_RTT, _RTT_VAR, _WINDOW, _RETRANSMITTED, _NOT_SENT, _RTT_MIN = 68, 72, 80, 100, 144, 148
-# Of u64; times in µs:
-_ACKED, _RECEIVED, _RATE, _BUSY, _WINDOW_LIMITED, _BUFFER_LIMITED, _SENT = 120, 128, 160, 168, 176, 184, 200
+# Offsets in struct tcp_info (linux/tcp.h), which only ever grows: all u32, milliseconds and bytes.
+_UNACKED, _LAST_DATA_RECV, _LAST_ACK_RECV, _NOT_SENT = 24, 52, 56, 144
+# The same struct with gaps where nothing is of interest here, and where each of the other fields ends.
+_LAYOUT = struct.Struct("=16xI 12xI 32x2I 4xI 16xI 16x2Q 12xI 8x4Q 8xQ")
+_ENDS = (20, 36, 72, 76, 84, 104, 128, 136, 152, 168, 176, 184, 192, 208)
+_libc = ctypes.CDLL(None)
+"""Lets go of Python's lock while it calls: a thread of gRPC that is just sending has the socket's, and may keep it."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,19 @@ class _Socket:
     inode: int
     peer: Address
     congestion: str
-    info: bytes
 
-    def tcp(self) -> Tcp | None:
-        """Return how its connection is doing now, None if that has ended."""
-        with suppress(OSError), _duplicate(self.number) as one:
-            if os.fstat(one.fileno()).st_ino == self.inode:
-                info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-                return tcp_of(info, self.congestion) if _is_open(info) else None
-        return None
+    def info(self) -> bytes:
+        """Return its struct tcp_info; nothing if it is gone."""
+        buffer = ctypes.create_string_buffer(_INFO_BYTES)
+        length = ctypes.c_uint32(_INFO_BYTES)
+        where = (self.number, socket.IPPROTO_TCP, socket.TCP_INFO)
+        if _libc.getsockopt(*where, buffer, ctypes.byref(length)) != 0:
+            return b""
+        try:  # only now: a number that still stands for it has done so all the time
+            same = os.fstat(self.number).st_ino == self.inode
+        except OSError:
+            return b""
+        return buffer.raw[: length.value] if same else b""
 
 
 class Sockets:
@@ -77,6 +82,7 @@ class Sockets:
     """
 
     def __init__(self) -> None:
+        self._there: dict[int, _Socket] = {}
         self._known: dict[Address, _Socket] = {}
         self._missing: set[Address] = set()
         self._looked_s = 0.0
@@ -88,10 +94,11 @@ class Sockets:
         Of several, such as one that is about to be closed, it is the one on which something came last.
         """
         known = self._known.get(peer)
-        if known is not None and (tcp := known.tcp()) is not None:
-            return tcp
-        found = self._find(peer, known)
-        return found.tcp() if found is not None else None
+        info = known.info() if known is not None else b""
+        if known is None or not _is_open(info):
+            known = self._find(peer, known)
+            info = known.info() if known is not None else b""
+        return tcp_of(info, known.congestion) if known is not None and _is_open(info) else None
 
     def _find(self, peer: Address, before: _Socket | None) -> _Socket | None:
         with self._looking:
@@ -100,49 +107,76 @@ class Sockets:
                 return known
             if peer in self._missing and time.monotonic() - self._looked_s < LOOK_AGAIN_S:
                 return None
-            self._look(peer)
-            return self._known.get(peer)
+            return self._look(peer)
 
-    def _look(self, peer: Address) -> None:
+    def _look(self, peer: Address) -> _Socket | None:
         at = time.monotonic()
         if at - self._looked_s >= LOOK_AGAIN_S:
             self._missing.clear()
-        there = sorted(filter(lambda one: _is_open(one.info), _sockets()), key=_silence, reverse=True)
-        host, port = peer
-        self._known = {one.peer: one for one in there}
-        matching = [one for one in there if one.peer == peer or (not host and one.peer[1] == port)]
-        if matching:
-            self._known[peer] = matching[-1]
-        else:
-            self._missing.add(peer)
         self._looked_s = at
+        self._there = {one.inode: one for one in _sockets(self._there)}
+        self._known = {one.peer: one for one in self._there.values()}
+        host, port = peer
+        candidates = [one for one in self._there.values() if one.peer == peer or (not host and one.peer[1] == port)]
+        infos = [(info, one) for one in candidates if _is_open(info := one.info())]
+        if not infos:
+            self._known.pop(peer, None)
+            self._missing.add(peer)
+            return None
+        _, self._known[peer] = min(infos, key=lambda found: _u32(found[0], _LAST_DATA_RECV))
+        return self._known[peer]
 
 
 def connections() -> list[Connection]:
     """Return this process's connections; none where the kernel does not tell. Costs some 10 microseconds for each."""
-    return [Connection(one.peer, _silent_s(one.info)) for one in _sockets()]
+    found = [(one.peer, one.info()) for one in _sockets({})]
+    return [Connection(peer, _silent_s(info)) for peer, info in found if len(info) >= _NOT_SENT + 4]
 
 
 def tcp_of(info: bytes, congestion: str = "") -> Tcp:
     """Return what a struct tcp_info says, of any length: a kernel of another age tells less, or more."""
-    rtt, rtt_min = _u32(info, _RTT), _u32(info, _RTT_MIN)
+    (
+        segment,
+        lost,
+        rtt,
+        rtt_var,
+        window,
+        retransmitted,
+        acked,
+        received,
+        rtt_min,
+        rate,
+        busy,
+        by_window,
+        by_buffer,
+        sent,
+    ) = _fields(info)
     return Tcp(
-        rtt_ms=_scaled(rtt or None, 1e3),
-        rtt_var_ms=_scaled(_u32(info, _RTT_VAR) if rtt else None, 1e3),
-        rtt_min_ms=_scaled(rtt_min if rtt_min != _UNKNOWN_RTT else None, 1e3),
-        retransmitted=_u32(info, _RETRANSMITTED),
-        lost=_u32(info, _LOST),
-        delivery_rate_mbit=_scaled(_u64(info, _RATE) or None, 1e6 / 8),
-        sent_bytes=_u64(info, _SENT),
-        acked_bytes=_u64(info, _ACKED),
-        received_bytes=_u64(info, _RECEIVED),
-        busy_s=_scaled(_u64(info, _BUSY), 1e6),
-        window_limited_s=_scaled(_u64(info, _WINDOW_LIMITED), 1e6),
-        buffer_limited_s=_scaled(_u64(info, _BUFFER_LIMITED), 1e6),
-        congestion_window=_u32(info, _WINDOW),
-        segment_bytes=_u32(info, _SEGMENT),
+        rtt_ms=rtt / 1e3 if rtt else None,
+        rtt_var_ms=rtt_var / 1e3 if rtt and rtt_var is not None else None,
+        rtt_min_ms=rtt_min / 1e3 if rtt_min not in {None, _UNKNOWN_RTT} else None,
+        retransmitted=retransmitted,
+        lost=lost,
+        delivery_rate_mbit=rate * 8 / 1e6 if rate else None,
+        sent_bytes=sent,
+        acked_bytes=acked,
+        received_bytes=received,
+        busy_s=busy / 1e6 if busy is not None else None,
+        window_limited_s=by_window / 1e6 if by_window is not None else None,
+        buffer_limited_s=by_buffer / 1e6 if by_buffer is not None else None,
+        congestion_window=window,
+        segment_bytes=segment,
         congestion=congestion,
     )
+
+
+def _fields(info: bytes) -> tuple[int | None, ...]:
+    """Return the fields of `_LAYOUT`, None for those that this kernel does not have."""
+    length = len(info)
+    if length >= _LAYOUT.size:
+        return _LAYOUT.unpack_from(info)
+    fields = _LAYOUT.unpack(info.ljust(_LAYOUT.size, b"\0"))
+    return tuple(field if length >= end else None for field, end in zip(fields, _ENDS, strict=True))
 
 
 def dialled(target: str) -> Address:
@@ -151,33 +185,24 @@ def dialled(target: str) -> Address:
     return peer_address(f":{host}:{port}") or ("", int(port))
 
 
-def _sockets() -> Iterator[_Socket]:
-    """Yield the TCP sockets of this process that have a peer."""
-    if not hasattr(socket, "TCP_INFO") or not _DESCRIPTORS.is_dir():
+def _sockets(known: Mapping[int, _Socket]) -> Iterator[_Socket]:
+    """Yield the TCP sockets of this process that have a peer; those that are known, by inode, are not looked at."""
+    if not hasattr(socket, "TCP_INFO") or not os.path.isdir(_DESCRIPTORS):  # noqa: PTH112 - as below
         return
-    for entry in list(_DESCRIPTORS.iterdir()):
+    for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208 - paths would take three times as long
         with suppress(OSError):
-            if (found := _looked_at(entry)) is not None:
+            kind, _, inode = os.readlink(f"{_DESCRIPTORS}/{name}").partition(":")  # noqa: PTH115 - as above
+            if kind != "socket":
+                continue
+            found = known.get(int(inode[1:-1]))
+            if found is None or found.number != int(name):
+                found = _looked_at(int(name))
+            if found is not None:
                 yield found
 
 
-def _looked_at(entry: Path) -> _Socket | None:
+def _looked_at(number: int) -> _Socket | None:
     """Return the socket that a descriptor stands for, None if it is of another kind; raises OSError."""
-    if not str(entry.readlink()).startswith("socket:"):
-        return None
-    number = int(entry.name)
-    with _duplicate(number) as one:
-        peer = address(one.getpeername())
-        info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-        if peer is None or len(info) < _NOT_SENT + 4:
-            return None
-        congestion = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES)
-        return _Socket(number, os.fstat(one.fileno()).st_ino, peer, congestion.rstrip(b"\0").decode("ascii"), info)
-
-
-@contextmanager
-def _duplicate(number: int) -> Iterator[socket.socket]:
-    """Give a descriptor's socket for the length of a with-block; raises OSError if it is none."""
     descriptor = os.dup(number)
     try:
         one = socket.socket(fileno=descriptor)
@@ -185,7 +210,11 @@ def _duplicate(number: int) -> Iterator[socket.socket]:
         os.close(descriptor)
         raise
     with one:
-        yield one
+        peer = address(one.getpeername())
+        if peer is None:
+            return None
+        congestion = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES)
+        return _Socket(number, os.fstat(descriptor).st_ino, peer, congestion.rstrip(b"\0").decode("ascii"))
 
 
 def peer_address(peer: str) -> Address | None:
@@ -205,27 +234,15 @@ def address(name: object) -> Address | None:
     return str(getattr(found, "ipv4_mapped", None) or found), int(name[1])
 
 
-def _silence(one: _Socket) -> int:
-    return _u32(one.info, _LAST_DATA_RECV) or 0
-
-
 def _is_open(info: bytes) -> bool:
-    return info[:1] == _ESTABLISHED
+    return len(info) > _NOT_SENT and info[0] == _ESTABLISHED
 
 
 def _silent_s(info: bytes) -> float:
     on_the_way = _u32(info, _UNACKED) or _u32(info, _NOT_SENT)
-    return (_u32(info, _LAST_ACK_RECV if on_the_way else _LAST_DATA_RECV) or 0) / 1000
+    return _u32(info, _LAST_ACK_RECV if on_the_way else _LAST_DATA_RECV) / 1000
 
 
-def _u32(info: bytes, offset: int) -> int | None:
-    """Return a field, None if this kernel does not have it."""
-    return int.from_bytes(info[offset : offset + 4], sys.byteorder) if len(info) >= offset + 4 else None
-
-
-def _u64(info: bytes, offset: int) -> int | None:
-    return int.from_bytes(info[offset : offset + 8], sys.byteorder) if len(info) >= offset + 8 else None
-
-
-def _scaled(value: int | None, unit: float) -> float | None:
-    return value / unit if value is not None else None
+def _u32(info: bytes, offset: int) -> int:
+    (value,) = struct.unpack_from("=I", info, offset)
+    return int(value)

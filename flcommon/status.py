@@ -20,6 +20,8 @@ LATEST = 5
 _TAIL_BYTES = 64 * 1024
 _LATELY_BYTES = 1 << 20
 """How much of a log's end is searched for what went wrong."""
+_LONGEST_BYTES = 1 << 26
+"""And how much at most for where it stands: an hour's samples of 30 clients."""
 _GONE = {"client-lost": "lost", "client-given-up": "given up"}
 
 
@@ -107,13 +109,19 @@ def _start_of_end(path: Path, most: int) -> int:
 
 
 def _last_place(log: Path) -> _Place:
-    """Return the trial and round of the last event that has both."""
+    """Return the trial and round of the last event that has both; samples of a long round may stand behind it."""
     decoder = msgspec.json.Decoder(_Place)
-    for line in reversed(read_from(log, _start_of_end(log, _TAIL_BYTES)).splitlines()):
-        with suppress(msgspec.MsgspecError):
-            place = decoded(decoder.decode, line)
-            if place.round is not None:
-                return place
+    for most in (_TAIL_BYTES, _LATELY_BYTES, _LONGEST_BYTES):
+        start = _start_of_end(log, most)
+        for line in reversed(read_from(log, start).splitlines()):
+            if b'"round":' not in line:
+                continue
+            with suppress(msgspec.MsgspecError):
+                place = decoded(decoder.decode, line)
+                if place.round is not None:
+                    return place
+        if start == 0:
+            break
     return _Place()
 
 

@@ -181,8 +181,7 @@ class GrpcGrid(Grid):
             decode_s=started.until_s(decoded),
             error=message.error.reason if message.has_error() else None,
         )
-        self._log.write(event, heard.last)
-        self.sampler.beside(asked.place)
+        self.sampler.beside(event, heard.last)
         self._arrived_bytes += heard.size_bytes
         self._note_clocks(client, reply, heard)
         if message.has_content() and (values := _scalars(message)):
@@ -227,7 +226,7 @@ class GrpcGrid(Grid):
         self._asked[message_id] = _Asked(place, message, time.monotonic() + message.metadata.ttl)
         self._exchange.expect(message_id)
         frame = wire.Instruction(message_id, place["trial"], place["round"])
-        watch = Sending(MessageSent, place, self._log, parts.size_bytes, built, now(), self.sampler.beside)
+        watch = Sending(MessageSent, place, self._log, self.sampler, parts.size_bytes, built, now())
         self._largest_bytes = max(self._largest_bytes, parts.size_bytes)
         parcel = Parcel(frame, (parts.skeleton, *parts.segments), watch)
         given_up = self.roster.instruct(message.metadata.dst_node_id, parcel)

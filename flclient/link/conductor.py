@@ -77,6 +77,7 @@ class Conductor:
             if not _is_natural(step) and (step is first or _key(step) not in (*self._proved, _key(first))):
                 self._prove(step, prober)
         self._shaper.set(self._setting(first))
+        self._shaper.begin_counting()
 
     def close(self) -> None:
         """The trial is over: be natural."""
@@ -114,6 +115,7 @@ class Conductor:
             self._shaper.set(setting)
         else:
             self._shaper.clear(setting.trial, setting.round)
+        self._shaper.begin_counting()
         with self._lock:
             self._wake.notify_all()
 

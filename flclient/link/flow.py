@@ -1,22 +1,19 @@
-"""One direction of one relayed connection: bytes are read, held until they are due, and sent, in order.
-
-A `Gate` is a `Lane` with a clock, whose connections take turns; an `Account` is what was done to a direction.
-"""
+"""One direction of one relayed connection: bytes are read, held until they are due, and sent, in order."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
-
-from flclient.link.lane import PIECE_BYTES, Lane
 
 if TYPE_CHECKING:
     import asyncio
     import socket
     from collections.abc import Callable
+
+    from flclient.link.gate import Gate
 
 WINDOW_BYTES = 4 * 1024 * 1024
 """How much one connection may have on the way: what Linux gives a sender at most by default (tcp_wmem)."""
@@ -27,83 +24,6 @@ class End(Enum):
 
     CLOSED = "closed"
     RESET = "reset"
-
-
-@dataclass
-class Account:
-    """What was done to a direction, over all connections: bytes since the start, the rest since the last report."""
-
-    accepted_bytes: int = 0
-    gone_bytes: int = 0
-    """Sent, or lost with their connection."""
-    size_bytes: int = 0
-    held_byte_ns: int = 0
-    held_max_ns: int = 0
-    stalled_ns: int = 0
-    on_gone: Callable[[], None] = field(default=lambda: None)
-
-    def sent(self, size: int, held_ns: int) -> None:
-        """Count bytes that have been sent."""
-        self.size_bytes += size
-        self.held_byte_ns += size * held_ns
-        self.held_max_ns = max(self.held_max_ns, held_ns)
-        self.gone(size)
-
-    def gone(self, size: int) -> None:
-        """Count bytes that are held no longer."""
-        self.gone_bytes += size
-        self.on_gone()
-
-    def report(self) -> tuple[int, float | None, float | None, float]:
-        """Return size in bytes, mean and longest time held, and stalls, in ms, since the last time."""
-        size, held, longest, stalled = self.size_bytes, self.held_byte_ns, self.held_max_ns, self.stalled_ns
-        self.size_bytes = self.held_byte_ns = self.held_max_ns = self.stalled_ns = 0
-        if not size:
-            return 0, None, None, stalled / 1e6
-        return size, held / size / 1e6, longest / 1e6, stalled / 1e6
-
-
-class Gate:
-    """One direction of the link: who wants to read when it is busy waits here for its turn."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.lane = Lane()
-        self.account = Account()
-        self.buffer = memoryview(bytearray(PIECE_BYTES))
-        """What has just been read, for as long as it takes to send or to copy it."""
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def is_open(self, now_ns: int) -> bool:
-        """Whether bytes may be read by somebody who has not waited."""
-        return not self._waiting and self.lane.opens_ns <= now_ns
-
-    def wait(self, resume: Callable[[], None]) -> None:
-        """Call when it is this one's turn."""
-        self._waiting.append(resume)
-        if self._timer is None:
-            self.look_again()
-
-    def leave(self, resume: Callable[[], None]) -> None:
-        """Wait no longer."""
-        if resume in self._waiting:
-            self._waiting.remove(resume)
-
-    def look_again(self) -> None:
-        """Set the clock by what the lane says now."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.loop.call_at(self.lane.opens_ns / 1e9, self._open) if self._waiting else None
-
-    def _open(self) -> None:
-        self._timer = None
-        turns = len(self._waiting)
-        while turns and self._waiting and self.lane.opens_ns <= time.monotonic_ns():
-            turns -= 1
-            self._waiting.popleft()()
-        if self._timer is None:
-            self.look_again()
 
 
 @dataclass(slots=True)
@@ -149,7 +69,7 @@ class Flow:
         self._drop()
 
     def lose_source(self) -> None:
-        """Let the target hear of a reset of the source, when that is due."""
+        """Let the target hear of a reset of the source when that is due, even after an end in order."""
         self._take_end(End.RESET)
 
     def _read_on(self) -> None:
@@ -222,8 +142,6 @@ class Flow:
 
     def _take_end(self, end: End) -> None:
         """Delay an end like data; nothing comes after it."""
-        if self._ended:
-            return
         self._ended = True
         self._pause()
         self._gate.leave(self._resume)
@@ -249,7 +167,7 @@ class Flow:
         while self._held and not self._writing and self._target is not None:
             piece = self._held[0]
             if piece.due_ns > time.monotonic_ns():
-                self._timer = self._gate.loop.call_at(piece.due_ns / 1e9, self._depart)
+                self._timer = self._gate.alarm(piece.due_ns / 1e9, self._depart)
                 break
             if isinstance(piece.data, End):
                 self._held.clear()

@@ -33,8 +33,8 @@ QUANTUM_NS = MS // 2
 """How much of a link with a rate is given to one connection at a time; a segment at least."""
 AHEAD_NS = 1 * MS
 """How long before the link is free the next bytes are read: a timer that is late leaves no gap."""
-CREDIT_NS = 10 * MS
-"""How late a reader may be that was waiting for the link, without the link having been idle meanwhile."""
+CREDIT_NS = 100 * MS
+"""How late a reader that waited for the link may be, on a busy host, without the link having been idle meanwhile."""
 PIECE_BYTES = 256 * 1024
 LEAST_RETRY_NS = 10 * MS
 MOST_RETRIES = 10

@@ -15,11 +15,13 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flclient.link.flow import End, Flow, Gate
+from flclient.link.flow import End, Flow
 from flclient.link.protocol import Tcp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from flclient.link.gate import Gate
 
 Target = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
 """An address to connect to, as socket.getaddrinfo gives it."""
@@ -77,21 +79,21 @@ class Pair:
     async def _reach(self, targets: Sequence[Target], wait_s: float) -> None:
         if wait_s:
             await asyncio.sleep(wait_s)
-        for family, address in targets:
-            far = socket.socket(family, socket.SOCK_STREAM)
-            far.settimeout(0)
-            try:
-                far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await self._loop.sock_connect(far, address)
-            except OSError:
-                far.close()
-            except asyncio.CancelledError:
-                far.close()
-                raise
-            else:
-                self._begin(far)
+        for target in targets:
+            with contextlib.suppress(OSError):
+                self._begin(await self._connect(target))
                 return
         self._reset()
+
+    async def _connect(self, target: Target) -> socket.socket:
+        family, address = target
+        with contextlib.ExitStack() as undo:
+            far = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            far.settimeout(0)
+            far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.sock_connect(far, address)
+            undo.pop_all()
+        return far
 
     def _begin(self, far: socket.socket) -> None:
         self._far = far

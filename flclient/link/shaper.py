@@ -83,6 +83,7 @@ class Shaper:
         self._ready: protocol.Ready | None = None
         self._changed = threading.Event()
         self._lifted: Moment | None = None
+        self._tcp: protocol.Tcp | None = None
 
     def __enter__(self) -> Self:
         """Start the process and wait until it is there."""
@@ -148,6 +149,11 @@ class Shaper:
             self._marked[place["message"], up] = place
         with suppress(ShapingFailed):  # who asks for something is told
             self._say(protocol.Mark(message=place["message"], up=up))
+
+    def begin_counting(self) -> None:
+        """Leave what has gone by until now out of what is logged of messages: probes, and rounds of another kind."""
+        for up in (True, False):
+            self._say(protocol.Mark(message="", up=up))
 
     def hold(self, is_over: Callable[[], bool]) -> None:
         """Return when the link is in force: at once, unless control was lost; also when all is over."""
@@ -237,8 +243,7 @@ class Shaper:
             case protocol.Used():
                 self._used(answer)
             case protocol.Tcp():
-                tcp = tcp_of(answer.info, answer.congestion)
-                self._log.write(TcpSampled(client=client, tcp=tcp, relay=True))
+                self._tcp = answer
             case protocol.Natural(reason=reason):
                 self._lifted = self._log.write(LinkLifted(client=client, reason=reason))
             case protocol.Restored():
@@ -269,9 +274,14 @@ class Shaper:
         pending.done.set()
 
     def _used(self, answer: protocol.Used) -> None:
+        """Log what was done while a message went by, and how the relay's own connection was then."""
+        tcp, self._tcp = self._tcp, None
         with self._lock:
             place = self._marked.pop((answer.message, answer.up), None)
         if place is not None:
+            if tcp is not None:
+                found = tcp_of(tcp.info, tcp.congestion)
+                self._log.write(TcpSampled(client=self._job.host, tcp=found, message=answer.message, relay=True))
             counted = msgspec.structs.asdict(answer)
             del counted["message"]
             self._log.write(LinkUsed(**place, layer=self._shaping.layer, **counted))

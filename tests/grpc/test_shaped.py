@@ -155,7 +155,7 @@ def test_what_was_set_is_logged_with_what_was_applied(story: Any) -> None:
 
 
 def test_the_relay_tells_what_it_did_to_each_message(story: Any) -> None:
-    """Beside each message and direction; what is on its way at a mark counts with the next, so sums are what holds."""
+    """Beside each message and direction: all of its bytes, and how long they were held."""
     used = [event for event in story.events("shaped", LinkUsed) if event.trial == 0]
     both = (True, False)
     assert {(event.round, event.up) for event in used} == {(r, up) for r in range(1, ROUNDS + 1) for up in both}

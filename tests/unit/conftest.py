@@ -9,6 +9,8 @@ import pytest
 from flcommon.eventlog import Moment, now
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flcommon.events import Event
 
 
@@ -22,6 +24,9 @@ class ListLog:
         moment = at or now()
         self.entries.append((moment, event))
         return moment
+
+    def write_all(self, entries: Sequence[tuple[Event, Moment]]) -> None:
+        self.entries += [(moment, event) for event, moment in entries]
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [event for _, event in self.entries if isinstance(event, kind)]

@@ -30,11 +30,11 @@ from flcommon.events import (
 from flcommon.inbox import Heard
 from flcommon.job import AppRef, ClientJob, ClientTrial
 from flcommon.outbox import Offered
+from flcommon.sampling import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from flcommon.events import Place
     from flcommon.outbox import Watch
 
 NODE = 1002
@@ -61,8 +61,7 @@ class Script:
 
     def __init__(self, *heard: Heard) -> None:
         self._heard = heard
-        self.sampler = self
-        self.sampled: list[tuple[str, str]] = []
+        self.sampler: Any = None
         self.sent: list[tuple[wire.FromClient, tuple[bytes, ...]]] = []
 
     def frames(self) -> Iterator[Heard]:
@@ -72,10 +71,6 @@ class Script:
         self.sent.append((frame, body))
         if watch is not None:
             watch.offered(Offered(now(), now(), 1000))
-
-    def beside(self, place: Place) -> None:
-        """Stand for its Sampler, too."""
-        self.sampled.append((place["client"], place["message"]))
 
     @property
     def replies(self) -> list[Message]:
@@ -152,6 +147,7 @@ def play(log: Any) -> Callable[..., tuple[Script, Recorder]]:
 
     def run(*frames: Heard) -> tuple[Script, Recorder]:
         script, app = Script(WELCOME, *frames), Recorder()
+        script.sampler = Sampler(0.0, log, (), lambda _client: None)
         Session(JOB, app, script, log).run()
         return script, app
 

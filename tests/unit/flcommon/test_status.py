@@ -70,6 +70,14 @@ def test_what_went_wrong_lately_is_told(tmp_path, process):
     assert (first.raised, second.raised, third.raised) == (None, None, "ValueError: x")
 
 
+def test_a_long_round_is_found_behind_its_samples(tmp_path, process):
+    """A server of many clients writes more of them in a round than fit into the end that is read first."""
+    samples = b'{"name":"tcp-sampled","client":"a","tcp":{"rtt_ms":0.1}}\n' * 40_000
+    process("c1", 10, log=b'{"name":"round-started","trial":3,"round":2}\n' + samples)
+    (status,) = statuses(tmp_path, NOW_S)
+    assert (status.trial, status.round) == (3, 2)
+
+
 def test_old_ones_are_left_out(tmp_path, process):
     """A host keeps the files of every campaign that it ever had."""
     made = [process(f"c{age}", age) for age in range(1, LATEST + 3)]
