@@ -164,16 +164,9 @@ def _stretches(bounds: Bounds) -> NDArray[np.int64]:
     """Return the number of the stretch that each exchange belongs to, -1 for one that contradicts its neighbours."""
     if _crossing(bounds, 0.0, FASTEST) <= 0:
         return np.zeros(len(bounds), dtype=np.int64)
-    times = np.concatenate([bounds.upper_t, bounds.lower_t])
     points = [
-        (time, value, is_upper, exchange)
-        for time, value, is_upper, exchange in zip(
-            times.tolist(),
-            np.concatenate([bounds.upper, bounds.lower]).tolist(),
-            [True] * len(bounds) + [False] * len(bounds),
-            [*range(len(bounds))] * 2,
-            strict=True,
-        )
+        *((t, v, True, place) for place, (t, v) in enumerate(zip(bounds.upper_t, bounds.upper, strict=True))),
+        *((t, v, False, place) for place, (t, v) in enumerate(zip(bounds.lower_t, bounds.lower, strict=True))),
     ]
     points.sort()
     number = np.full(len(bounds), -2, dtype=np.int64)
