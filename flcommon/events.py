@@ -389,7 +389,8 @@ class LinkReady(Event, frozen=True, kw_only=True, tag="link-ready"):
 class LinkSet(OfRound, frozen=True, kw_only=True, tag="link-set"):
     """(client) The link is so from this moment on: what was requested, and what was read back from who applies it.
 
-    `round` is the latest that the client has seen, 0 before the first. A direction that is natural is None.
+    `round` is the latest that the client has seen, 0 before the first. A direction that is natural is None; both are in
+    control rounds, while a proof looks at the natural link, and when a trial is over.
     """
 
     client: str

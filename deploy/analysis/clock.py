@@ -2,8 +2,8 @@
 
 A monotonic clock does not step, so messages are put on it; how sure that is, is known at each moment
 (`deploy.analysis.corridor`). For people there is the time of day too: how far a client's is from the server's, how fast
-it drifts, and when it was set. Exchanges come from the gRPC stream, whose delay may be injected in one direction alone,
-and from the controller over SSH, which is never shaped. Both bound the same offset, so all of them are used: the
+it drifts, and when it was set. Exchanges come from the gRPC stream, where what was injected is taken off, and from the
+controller over SSH, which is never shaped. Both bound the same offset, so all of them are used: the
 narrower bound counts at each moment, and `source` says whose that mostly is.
 """
 
@@ -27,6 +27,7 @@ from deploy.analysis.exchanges import (
     sessions,
     ssh_bounds,
 )
+from deploy.analysis.injected import shaped
 from deploy.analysis.wall import Step, WallClock, wall_clock
 from flcommon.eventlog import processes
 from flcommon.events import MessageReceived
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from deploy.analysis.exchanges import Ssh
+    from deploy.analysis.injected import Shaped
+    from deploy.clockline import ClockLine
     from deploy.manifest import Manifest
     from flcommon.eventlog import Reading
     from flcommon.events import ClockExchange, Stamp
@@ -85,10 +87,11 @@ class ClockMap:
 
 @dataclass(frozen=True)
 class ClientProcess:
-    """A client's process, the server's process that it belongs to, the map between the two, and their exchanges."""
+    """A client's process, the server's process that it belongs to, its link, their clocks' map and exchanges."""
 
     process: Process
     server: Process
+    link: Shaped
     clock: ClockMap | None = None
     exchanges: Sequence[tuple[Stamp, ClockExchange]] = ()
 
@@ -124,7 +127,7 @@ def _processes(host: str, readings: Mapping[str, Reading]) -> list[Process]:
     return [Process(host, number, told) for number, told in enumerate(processes(readings[host].events))]
 
 
-def _compare(clocks: Clocks, own: Sequence[Process], controllers: Sequence[Sequence[Ssh]]) -> None:
+def _compare(clocks: Clocks, own: Sequence[Process], controllers: Sequence[Sequence[ClockLine]]) -> None:
     """Find the clock of each of a client's processes."""
     left = list(own)
     for server in clocks.servers:
@@ -141,17 +144,20 @@ def _compare(clocks: Clocks, own: Sequence[Process], controllers: Sequence[Seque
             _note(clocks, process, clocks.servers[-1], (Session(process.host), controllers))
 
 
-def _note(clocks: Clocks, process: Process, server: Process, told: tuple[Session, Sequence[Sequence[Ssh]]]) -> None:
+def _note(
+    clocks: Clocks, process: Process, server: Process, told: tuple[Session, Sequence[Sequence[ClockLine]]]
+) -> None:
     """Add one process of a client."""
     session, controllers = told
-    by_grpc = grpc_bounds(session, process.first_ns, server.first_ns)
+    link = shaped(process.told)
+    by_grpc = grpc_bounds(session, process.first_ns, server.first_ns, link)
     by_ssh = ssh_bounds(controllers, process, server)
     name = process.host + (f" (process {process.number + 1})" if process.number else "")
     whole, source = _together(by_grpc, by_ssh)
     if by_grpc and by_ssh and source == "gRPC" and whole and _contradict(whole, by_ssh):
         clocks.problems.append(f"{name}: its clock exchanges over SSH contradict those over gRPC; the latter are used")
     clock = ClockMap(whole, process.first_ns, server.first_ns) if whole else None
-    clocks.clients.append(ClientProcess(process, server, clock, session.exchanges))
+    clocks.clients.append(ClientProcess(process, server, link, clock, session.exchanges))
     counts = ClockFound(
         client=process.host, process=process.number, grpc_exchanges=len(by_grpc), ssh_exchanges=len(by_ssh)
     )

@@ -41,7 +41,9 @@ WANDER = 10e-6
 """Twice how far the rate of a clock may be from its mean: crystals stay within 5 ppm from a cold board to a hot one."""
 STAMP_S = 1e-6
 """A moment is read from two clocks one after the other, and its number is rounded."""
-WINDOWS = 64
+MOST_WINDOWS = 64
+WINDOW_EXCHANGES = 8
+"""On average, for there to be one in each window that nothing held up."""
 _LOOK_AHEAD = 2
 """So many bounds that agree with the past show that one between them, which does not, is wrong."""
 
@@ -138,11 +140,12 @@ class Fit:
         return low, high
 
     def steps(self) -> Iterator[tuple[float, float]]:
-        """Yield when the clock stepped, and by how much: what its drift does not explain."""
+        """Yield when the clock had stepped, and by how much."""
         for before, after in pairwise(self.stretches):
-            at = np.array([(before.end + after.start) / 2])
-            (old_low, old_high), (new_low, new_high) = before.limits(at), after.limits(at)
-            yield float(at[0]), float((new_low + new_high - old_low - old_high)[0]) / 2
+            (old_low, old_high), (new_low, new_high) = (
+                stretch.limits(np.array([at])) for stretch, at in ((before, before.end), (after, after.start))
+            )
+            yield after.start, float((new_low + new_high - old_low - old_high)[0]) / 2
 
 
 def fit(bounds: Bounds) -> Fit | None:
@@ -161,16 +164,9 @@ def _stretches(bounds: Bounds) -> NDArray[np.int64]:
     """Return the number of the stretch that each exchange belongs to, -1 for one that contradicts its neighbours."""
     if _crossing(bounds, 0.0, FASTEST) <= 0:
         return np.zeros(len(bounds), dtype=np.int64)
-    times = np.concatenate([bounds.upper_t, bounds.lower_t])
     points = [
-        (time, value, is_upper, exchange)
-        for time, value, is_upper, exchange in zip(
-            times.tolist(),
-            np.concatenate([bounds.upper, bounds.lower]).tolist(),
-            [True] * len(bounds) + [False] * len(bounds),
-            [*range(len(bounds))] * 2,
-            strict=True,
-        )
+        *((t, v, True, place) for place, (t, v) in enumerate(zip(bounds.upper_t, bounds.upper, strict=True))),
+        *((t, v, False, place) for place, (t, v) in enumerate(zip(bounds.lower_t, bounds.lower, strict=True))),
     ]
     points.sort()
     number = np.full(len(bounds), -2, dtype=np.int64)
@@ -291,7 +287,8 @@ def _slope(bounds: Bounds, otherwise: float) -> float:
     span = float(np.ptp(t))
     if not span:
         return otherwise
-    window = np.minimum((t - t.min()) / span * WINDOWS, WINDOWS - 1).astype(np.int64)
+    windows = min(max(len(t) // WINDOW_EXCHANGES, 2), MOST_WINDOWS)
+    window = np.minimum((t - t.min()) / span * windows, windows - 1).astype(np.int64)
     order = np.lexsort((trip, window))
     best = order[np.unique(window[order], return_index=True)[1]]
     # A longer round trip may be lopsided by all of its length; the squares of errors weigh.

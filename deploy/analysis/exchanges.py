@@ -16,6 +16,8 @@ import msgspec
 import numpy as np
 
 from deploy.analysis.corridor import Bounds, fit
+from deploy.analysis.injected import LINK_TOLERANCE, LINK_TOLERANCE_MS
+from deploy.clockline import CLOCKS_FILE, ClockLine
 from flcommon.events import ClientBack, ClientJoined, ClockExchange
 
 if TYPE_CHECKING:
@@ -24,29 +26,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from deploy.analysis.injected import Shaped
     from flcommon.events import AnyEvent, Stamp
 
     Told = Sequence[tuple[Stamp, AnyEvent]]
 
-CLOCKS_FILE = "clocks.jsonl"
 SAME_BOOT_NS = 1_000_000_000
 """Two stamps whose wall and monotonic clock differ by as much are of one boot: a reboot makes minutes of it."""
 AROUND_NS = 60_000_000_000
 """A process is there for a while before its first event and after its last."""
 
-
-class Ssh(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of clocks.jsonl: the controller sent, the host received, the host answered, it was back."""
-
-    host: str
-    sent_mono_ns: int
-    sent_wall_ns: int
-    received_mono_ns: int
-    received_wall_ns: int
-    answered_mono_ns: int
-    answered_wall_ns: int
-    back_mono_ns: int
-    back_wall_ns: int
+SLACK_NS = 10_000_000
+"""A setting is stamped about when it came into force."""
 
 
 @dataclass(frozen=True)
@@ -108,22 +99,39 @@ def process_of(session: Session, candidates: Sequence[Process]) -> Process | Non
     return best if best and enclosed(best) else None
 
 
-def grpc_bounds(session: Session, zero_ns: int, server_zero_ns: int) -> Bounds:
-    """Return what a session tells of the client's clock minus the server's, each counted from its own zero."""
-    rows = [
-        (
-            event.client_received_mono_ns - zero_ns,
-            event.server_sent_mono_ns - server_zero_ns,
-            event.client_sent_mono_ns - zero_ns,
-            stamp.mono_ns - server_zero_ns,
+def grpc_bounds(session: Session, zero_ns: int, server_zero_ns: int, link: Shaped) -> Bounds:
+    """Return what a session tells of the client's clock minus the server's, each counted from its own zero.
+
+    What the client's link held back on purpose is no doubt about the clock: it is taken off the way it was on. As sure
+    as a link is proved to be (`LINK_TOLERANCE`), each bound leaves room for.
+    """
+    rows, held = [], []
+    for stamp, event in session.exchanges:
+        rows.append(
+            (
+                event.client_received_mono_ns - zero_ns,
+                event.server_sent_mono_ns - server_zero_ns,
+                event.client_sent_mono_ns - zero_ns,
+                stamp.mono_ns - server_zero_ns,
+            )
         )
-        for stamp, event in session.exchanges
-    ]
+        at_client_ns = event.client_sent_mono_ns - event.client_received_mono_ns
+        trip_ns = stamp.mono_ns - event.server_sent_mono_ns - at_client_ns + SLACK_NS
+        received_ns, sent_ns = event.client_received_mono_ns, event.client_sent_mono_ns
+        held.append(
+            (
+                link.least_s(received_ns - trip_ns, received_ns, "down"),
+                link.least_s(sent_ns, sent_ns + trip_ns, "up"),
+            )
+        )
     received, sent, answered, back = np.array(rows, dtype=np.int64).reshape(-1, 4).T / 1e9
-    return Bounds(received, received - sent, answered, answered - back)
+    down, up = np.array(held, dtype=np.float64).reshape(-1, 2).T
+    # The same room on both sides, or the middle would lean to one.
+    room = np.where(down + up > 0, np.maximum(LINK_TOLERANCE_MS / 1000, LINK_TOLERANCE * np.maximum(down, up)), 0.0)
+    return Bounds(received, received - sent - down + room, answered, answered - back + up - room)
 
 
-def read_ssh(run: Path) -> tuple[list[Ssh], str | None]:
+def read_ssh(run: Path) -> tuple[list[ClockLine], str | None]:
     """Read the controller's exchanges, if it made any; also a sentence about lines that cannot be used."""
     try:
         lines = (run / CLOCKS_FILE).read_bytes().splitlines()
@@ -131,7 +139,7 @@ def read_ssh(run: Path) -> tuple[list[Ssh], str | None]:
         return [], None
     except OSError as error:
         return [], f"{CLOCKS_FILE} cannot be read: {error.strerror}"
-    decoder = msgspec.json.Decoder(Ssh)
+    decoder = msgspec.json.Decoder(ClockLine)
     found, unusable = [], 0
     for line in lines:
         try:
@@ -141,9 +149,9 @@ def read_ssh(run: Path) -> tuple[list[Ssh], str | None]:
     return found, f"{CLOCKS_FILE}: {unusable} of {len(lines)} lines cannot be used" if unusable else None
 
 
-def by_controller(exchanges: Iterable[Ssh]) -> list[list[Ssh]]:
+def by_controller(exchanges: Iterable[ClockLine]) -> list[list[ClockLine]]:
     """Return the exchanges of each controller: another one, or its reboot or sleep, shows in its own two clocks."""
-    found: list[list[Ssh]] = []
+    found: list[list[ClockLine]] = []
     before = 0
     for each in exchanges:
         boot = each.sent_wall_ns - each.sent_mono_ns
@@ -154,7 +162,7 @@ def by_controller(exchanges: Iterable[Ssh]) -> list[list[Ssh]]:
     return found
 
 
-def of_process(exchanges: Iterable[Ssh], process: Process) -> list[Ssh]:
+def of_process(exchanges: Iterable[ClockLine], process: Process) -> list[ClockLine]:
     """Return the exchanges that read the clocks which a process reads: same host, same boot, about the same time."""
     stamps = sorted((stamp.mono_ns, stamp.wall_ns - stamp.mono_ns) for stamp, _ in process.told)
     moments = [mono_ns for mono_ns, _ in stamps]
@@ -168,7 +176,7 @@ def of_process(exchanges: Iterable[Ssh], process: Process) -> list[Ssh]:
     return found
 
 
-def ssh_bounds(controllers: Iterable[Sequence[Ssh]], client: Process, server: Process) -> Bounds:
+def ssh_bounds(controllers: Iterable[Sequence[ClockLine]], client: Process, server: Process) -> Bounds:
     """Return what the controllers' exchanges tell of the client's clock minus the server's, as `grpc_bounds` does.
 
     The controller's moment k is bounded on the server's clock by its exchanges with that, fitted like any other; when
@@ -189,7 +197,7 @@ def ssh_bounds(controllers: Iterable[Sequence[Ssh]], client: Process, server: Pr
     return found
 
 
-def _of_server(exchanges: Sequence[Ssh], zero_ns: int, server_zero_ns: int) -> Bounds:
+def _of_server(exchanges: Sequence[ClockLine], zero_ns: int, server_zero_ns: int) -> Bounds:
     """Return bounds of the server's clock minus the controller's, at moments of the controller.
 
     When it sent, the server's clock stood at no more than what it received at; back at it, at no less than it answered.
@@ -198,7 +206,7 @@ def _of_server(exchanges: Sequence[Ssh], zero_ns: int, server_zero_ns: int) -> B
     return Bounds(sent, received - sent, back, answered - back)
 
 
-def _moments(exchanges: Sequence[Ssh], zero_ns: int, host_zero_ns: int) -> NDArray[np.float64]:
+def _moments(exchanges: Sequence[ClockLine], zero_ns: int, host_zero_ns: int) -> NDArray[np.float64]:
     """Return rows of sent, received, answered and back, in seconds since the controller's zero and the host's."""
     rows = [
         (

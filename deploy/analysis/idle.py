@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.analysis.injected import Injected, shaped
+from deploy.analysis.injected import Injected
 from flcommon.events import ClockExchange, RoundStarted, TrialEnded
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def idle_trips(clients: Sequence[ClientProcess]) -> Iterator[IdleTrip]:
     """Yield the idle round trips of every client process, but for those in which the link changed or was taken off."""
     rounds = {id(each.server): _rounds(each.server) for each in clients}
     for each in clients:
-        link = shaped(each.process.told)
         for stamp, event in each.exchanges:
-            if event.message is None and not _unsteady(link, event):
-                yield _trip(stamp, event, link, rounds[id(each.server)].at(event.server_sent_mono_ns))
+            if event.message is None and not _unsteady(each.link, event):
+                yield _trip(stamp, event, each.link, rounds[id(each.server)].at(event.server_sent_mono_ns))
 
 
 def _unsteady(link: Shaped, event: ClockExchange) -> bool:

@@ -21,8 +21,15 @@ if TYPE_CHECKING:
 
 Direction = Literal["down", "up"]
 
+NS = 1_000_000_000
 PAYLOAD = 1448 / 1514
 """Of a frame on Ethernet, so much is payload of TCP with time stamps (RFC 7323); a rate counts frames."""
+
+TABLE_LIMIT = 4.0
+"""Standard deviations in the tables of netem's distributions, at most; the relay draws from the same."""
+
+LINK_TOLERANCE, LINK_TOLERANCE_MS = 0.05, 1.0
+"""A link that is off by more than the greater of the two is not used for a campaign (`flclient.link.proof`)."""
 
 
 class Injected(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +59,20 @@ class Injected(msgspec.Struct, frozen=True, kw_only=True):
         """Return how long the rate alone takes for so many bytes of payload."""
         return wire_bytes * 8 / (self.rate_mbit * 1e6 * PAYLOAD) if self.rate_mbit else 0.0
 
+    def agrees(self, held_ms: float) -> bool:
+        """Whether that can be how long this link held something: other bytes that went by may be counted too."""
+        room_ms = max(LINK_TOLERANCE_MS, LINK_TOLERANCE * self.delay_ms) + TABLE_LIMIT * self.way.jitter_ms
+        return self.layer is not None and abs(held_ms - self.delay_ms) <= room_ms
+
+    @property
+    def least_s(self) -> float:
+        """What each packet is kept back at least: neither layer is early, but where packets overtake."""
+        way = self.way
+        if way.reorder_pct:
+            return 0.0
+        deviation_ms = way.jitter_ms * (1.0 if way.distribution == "uniform" else TABLE_LIMIT)
+        return max(0.0, self.delay_ms - deviation_ms) / 1000
+
     def _applied(self, key: str, requested: float | None) -> float | None:
         value = self.applied.get(key, requested)
         return value if isinstance(value, int | float) else requested
@@ -71,11 +92,21 @@ class Shaped:
         place = bisect_right(self.sets, mono_ns, key=lambda each: each[0])
         return _injected(self.sets[place - 1][1], direction) if place else None
 
+    def during(self, start_ns: int, end_ns: int, direction: Direction) -> list[Injected]:
+        """Return all that is injected between two moments, as far as the log says."""
+        first, last = (bisect_right(self.sets, ns, key=lambda each: each[0]) for ns in (start_ns, end_ns))
+        return [_injected(each, direction) for _, each in self.sets[max(0, first - 1) : last]]
+
     def changes(self, start_ns: int, end_ns: int, direction: Direction) -> bool:
         """Whether a direction changes between two moments."""
-        first, last = (bisect_right(self.sets, ns, key=lambda each: each[0]) for ns in (start_ns, end_ns))
-        states = [_injected(each, direction).way for _, each in self.sets[max(0, first - 1) : last]]
+        states = [each.way for each in self.during(start_ns, end_ns, direction)]
         return any(state != states[0] for state in states)
+
+    def least_s(self, start_ns: int, end_ns: int, direction: Direction) -> float:
+        """Return how long a packet that passed between two moments was kept back at least; 0 if that is not known."""
+        if not self.sets or start_ns < self.sets[0][0] or self.lifted(start_ns - NS, end_ns + NS):
+            return 0.0
+        return min(each.least_s for each in self.during(start_ns, end_ns, direction))
 
     def lifted(self, start_ns: int, end_ns: int) -> bool:
         """Whether control was lost at any time between two moments."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.analysis.injected import Direction, Injected, Shaped, shaped
+from deploy.analysis.injected import Direction, Injected, Shaped
 from deploy.analysis.sides import Side, side_of
 from flcommon.events import MessageReceived, MessageSent, ReplyReceived, ReplySent, RoundStarted
 
@@ -36,8 +36,10 @@ LIFTED = "link lifted"
 BELOW = "below uncertainty"
 LOSSY = "loss injected"
 WINDOW = "longer than the first window"
-UNFIT = frozenset({RESENT, CHANGED, LIFTED, BELOW})
-"""With such a flag a time says nothing; with another one, only its natural part does not."""
+UNFIT = frozenset({RESENT, CHANGED, LIFTED})
+"""With such a flag a time says nothing about the network or the link."""
+INSEPARABLE = frozenset({*UNFIT, LOSSY, WINDOW})
+"""With such a flag its natural part does not."""
 
 
 class MessageRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +50,9 @@ class MessageRow(msgspec.Struct, frozen=True, kw_only=True):
     the whole reply; `client_s` the client's in between; their difference `network_s`, both directions, needs no common
     clock. `injected_s` is the link's: `applied_ms` or, where the layer measured it, `held_ms`, and with a rate
     `serialisation_s`. `app_delay_s` was injected by the app before a reply was sent. `natural_uncertainty_s` holds
-    jitter that nobody measured. `retransmitted`, `rtt_ms` and `rtt_min_ms` are the sending kernel's.
+    jitter that nobody measured. A time flagged as below its uncertainty may be used in a median, from which leaving it
+    out would leave the longer ones, with the uncertainty beside it. `retransmitted`, `rtt_ms` and `rtt_min_ms` are the
+    sending kernel's.
     """
 
     trial: int
@@ -91,7 +95,7 @@ class MessageRow(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def separable(self) -> bool:
         """Whether `natural_s` may be used."""
-        return self.natural_s is not None and not self.flags
+        return self.natural_s is not None and not INSEPARABLE.intersection(self.flags)
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,7 @@ def message_rows(
         own: dict[str, list[_Client]] = {}
         for each in clients:
             if each.server is server:
-                told = each.process.told
-                own.setdefault(each.process.host, []).append(_Client(side_of(told), shaped(told), each.clock))
+                own.setdefault(each.process.host, []).append(_Client(side_of(each.process.told), each.link, each.clock))
         for message, sent in side.sent.items():
             event = sent[-1][1]
             client = _whose(message, own.get(event.client, []))
@@ -263,10 +266,9 @@ def _separated(row: MessageRow, injected: Injected | None, held_ms: float | None
     """Add what was injected and what is left; where the rate holds bytes back, its arithmetic is better than a mean."""
     if injected is None:
         return row
-    if injected.layer is None:
-        held_ms = None
     serialisation_s = injected.serialisation_s(row.wire_bytes or 0) if injected.rate_mbit else None
-    measured = held_ms is not None and serialisation_s is None
+    measured = held_ms is not None and serialisation_s is None and injected.agrees(held_ms)
+    held_ms = held_ms if measured else None
     delay_ms = (held_ms or 0.0) if measured else injected.delay_ms
     injected_s = delay_ms / 1000 + (serialisation_s or 0.0)
     jitter_s = 0.0 if measured else injected.way.jitter_ms / 1000

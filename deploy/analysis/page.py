@@ -18,6 +18,7 @@ import msgspec
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from deploy.analysis.networkpage import network_section
 from deploy.analysis.palette import DARK, LIGHT, vega_config
 from deploy.analysis.theory import ideal_s
 from deploy.labels import UNKNOWN, seconds_text, setting_name, setting_text, signed, value_text
@@ -59,13 +60,19 @@ def page(analysis: Analysis, headlines: Sequence[str], drawings: Drawings) -> st
     environment.filters["glued"] = _glued
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        {"headlines": headlines, **_look(drawings), **_numbers(analysis), **_origin(analysis.dataset)}
+        {
+            "headlines": headlines,
+            "network": network_section(analysis.dataset),
+            **_look(drawings),
+            **_numbers(analysis),
+            **_origin(analysis.dataset),
+        }
     )
 
 
 def _glued(text: str) -> str:
     """Put a no-break space between a number and its unit."""
-    return re.sub(r"(?<=[\d)]) (?=(?:s|ms|%|\N{MULTIPLICATION SIGN})(?!\w))", "\N{NO-BREAK SPACE}", text)
+    return re.sub(r"(?<=[\d)]) (?=(?:s|ms|%|ppm|\N{MULTIPLICATION SIGN})(?!\w))", "\N{NO-BREAK SPACE}", text)
 
 
 def _look(drawings: Drawings) -> dict[str, Any]:
@@ -169,7 +176,7 @@ def delay_check(dataset: Dataset) -> str:
     pairs = [(row.requested_s, row.measured_s) for row in _client_rounds(dataset)]
     gaps_ms = [1000 * abs(got - want) for want, got in pairs if want and got is not None]
     if not gaps_ms:
-        return "No delay was injected."
+        return "The app injected no delay." if dataset.network.linked else "No delay was injected."
     return (
         f"{len(gaps_ms)} delays were injected. Measured minus drawn: at most {max(gaps_ms):.2f} ms,"
         f" in the median {median(gaps_ms):.2f} ms (absolute values)."
@@ -194,6 +201,7 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
         "problems": dataset.problems,
         "limit": SHOWN_PROBLEMS,
         "parquet": any(trial.rounds for trial in dataset.trials),
+        "messages": bool(dataset.messages),
     }
 
 

@@ -101,7 +101,8 @@ def _write_table(run: Path, dataset: Dataset) -> None:
         from deploy.analysis import table  # noqa: PLC0415 - polars takes 0.4 s to import
 
         table.frame(dataset).write_parquet(run / "dataset.parquet")
-        table.messages_frame(dataset.messages).write_parquet(run / "messages.parquet")
+        if dataset.messages:
+            table.messages_frame(dataset.messages).write_parquet(run / "messages.parquet")
 
 
 def _summary(analysis: Analysis, said: tuple[str, ...], index: Path, figure: Path | None) -> Summary:

@@ -16,7 +16,7 @@ import numpy as np
 from deploy.analysis.corridor import FASTEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import TypeAlias
 
     from numpy.typing import NDArray
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SMALLEST_STEP_S = 1e-3
 _NEIGHBOURS = 2
-"""A process that is interrupted between the two readings makes a single stamp wrong: the median of five is not."""
+"""An interruption between the two readings makes a single stamp wrong; the median of five is not, but beside a step."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,13 +77,22 @@ def wall_clock(stamps: Iterable[tuple[int, int]]) -> WallClock | None:
     mono_ns, difference = known[:, 0], known[:, 1] - known[:, 0]
     base_ns = int(difference[0])
     beyond_s = _without_strays((difference - base_ns) / 1e9)
-    room = SMALLEST_STEP_S + FASTEST * np.diff(mono_ns) / 1e9
+    around = np.pad(mono_ns, _NEIGHBOURS, mode="edge")
+    room = SMALLEST_STEP_S + FASTEST * (around[2 * _NEIGHBOURS + 1 :] - around[: -2 * _NEIGHBOURS - 1]) / 1e9
     jumps = np.diff(beyond_s)
     steps = tuple(
-        Step(of="wall", mono_ns=int(mono_ns[place + 1]), size_s=float(jumps[place]))
-        for place in np.flatnonzero(np.abs(jumps) > room)
+        Step(of="wall", mono_ns=int(mono_ns[place + 1]), size_s=size_s)
+        for place, size_s in _merged(np.flatnonzero(np.abs(jumps) > room), jumps)
     )
     return WallClock(base_ns, mono_ns, beyond_s, steps)
+
+
+def _merged(places: NDArray[np.intp], jumps: Floats) -> Iterator[tuple[int, float]]:
+    """Yield place and size of each step: jumps side by side are one, beside which there was a stray."""
+    groups = np.split(places, np.flatnonzero(np.diff(places) > 2 * _NEIGHBOURS) + 1)
+    for group in groups:
+        if len(group):
+            yield int(group[np.argmax(np.abs(jumps[group]))]), float(np.sum(jumps[group]))
 
 
 def _without_strays(values: Floats) -> Floats:

@@ -66,7 +66,7 @@ class Conductor:
     def open(self, trial: ClientTrial, prober: Prober) -> None:
         """Prove what this trial asks for, and leave the link as its first step says; raises probe.Interrupted."""
         self.close()
-        self._shaper.clear()
+        self._shaper.clear(trial.index, 0)
         if trial.link is None:
             return
         chance = Chance(self._job.delay_seed, self._job.host, trial.schedule)
@@ -82,9 +82,9 @@ class Conductor:
     def close(self) -> None:
         """The trial is over: be natural."""
         with self._lock:
-            had, self._trial, self._course = self._course, None, None
+            had, self._trial, self._course = self._trial, None, None
         if had is not None:
-            self._shaper.clear()
+            self._shaper.clear(had.index, self._round)
 
     def mark(self, place: Place, *, up: bool) -> None:
         """Have logged what was done to this message."""
@@ -110,10 +110,11 @@ class Conductor:
             if course is None:
                 return
             self._told_s = elapsed_s
+        setting = self._setting(course.at(elapsed_s))
         if inject:
-            self._shaper.set(self._setting(course.at(elapsed_s)))
+            self._shaper.set(setting)
         else:
-            self._shaper.clear()
+            self._shaper.clear(setting.trial, setting.round)
         self._shaper.begin_counting()
         with self._lock:
             self._wake.notify_all()
@@ -192,9 +193,10 @@ class Conductor:
     def _measure(self, step: Step, prober: Prober, *, rates: bool) -> tuple[proof.Direction, proof.Direction]:
         up, down = step.up, step.down
         count, every_ms = proof.pings_for(up, down)
-        self._shaper.clear()
+        setting = self._setting(step)
+        self._shaper.clear(setting.trial, setting.round)
         before = prober.pings(count, every_ms)
-        self._shaper.set(self._setting(step))
+        self._shaper.set(setting)
         delays = proof.both(up, down, before, prober.pings(count, every_ms))
         if not rates or not (up.rate_mbit or down.rate_mbit):
             return delays

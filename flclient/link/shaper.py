@@ -23,6 +23,7 @@ from flcommon.errors import StepError
 from flcommon.eventlog import EventLog, Moment, now
 from flcommon.events import LinkLifted, LinkReady, LinkRestored, LinkSet, LinkUsed, Place, TcpSampled
 from flcommon.lease import CONTROL_FILE
+from flcommon.link import NATURAL
 from flcommon.sockets import tcp_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Setting:
 class _Pending:
     """A request whose answer somebody waits for, or that is to be logged when it comes true."""
 
-    setting: Setting | None
+    setting: Setting
     answer: protocol.Applied | None = None
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -125,9 +126,10 @@ class Shaper:
         """Where to connect to instead of the server; empty for the server itself."""
         return self._ready.address if self._ready else ""
 
-    def clear(self) -> protocol.Applied:
-        """Be natural, and return when that is so."""
-        return self._ask(None, lambda number: protocol.Clear(number=number))
+    def clear(self, trial: int, number: int) -> protocol.Applied:
+        """Be natural in this trial from this round on, and return when that is so."""
+        setting = Setting(trial, number, "", NATURAL, NATURAL)
+        return self._ask(setting, lambda number: protocol.Clear(number=number))
 
     def set(self, setting: Setting) -> protocol.Applied:
         """Be so from now on, and return what was applied."""
@@ -163,7 +165,7 @@ class Shaper:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _ask(self, setting: Setting | None, request: Callable[[int], protocol.Request]) -> protocol.Applied:
+    def _ask(self, setting: Setting, request: Callable[[int], protocol.Request]) -> protocol.Applied:
         pending = _Pending(setting)
         with self._lock:
             self._number += 1
@@ -255,19 +257,19 @@ class Shaper:
             pending = self._pending.pop(answer.number, None)
         if pending is None:
             return
-        if (setting := pending.setting) is not None:
-            event = LinkSet(
-                trial=setting.trial,
-                round=setting.round,
-                client=self._job.host,
-                layer=self._shaping.layer,
-                state=setting.state,
-                up=None if setting.up.natural else setting.up,
-                down=None if setting.down.natural else setting.down,
-                applied_up=answer.up,
-                applied_down=answer.down,
-            )
-            self._log.write(event, _moment(answer.mono_ns))
+        setting = pending.setting
+        event = LinkSet(
+            trial=setting.trial,
+            round=setting.round,
+            client=self._job.host,
+            layer=self._shaping.layer,
+            state=setting.state,
+            up=None if setting.up.natural else setting.up,
+            down=None if setting.down.natural else setting.down,
+            applied_up=answer.up,
+            applied_down=answer.down,
+        )
+        self._log.write(event, _moment(answer.mono_ns))
         pending.answer = answer
         pending.done.set()
 

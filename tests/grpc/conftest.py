@@ -11,6 +11,7 @@ with warnings.catch_warnings():
     importlib.import_module("flwr.app")
 
 import itertools
+import shutil
 import subprocess
 import sys
 import threading
@@ -316,3 +317,15 @@ def lab(make_lab: Callable[..., Lab]) -> Lab:
     lab = make_lab("a", "b")
     lab.begin()
     return lab
+
+
+@pytest.fixture(scope="session")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the library that shifts a process's clocks."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("not installed: gcc")
+    source = Path(__file__).parent / "apps" / "clock.c"
+    library = tmp_path_factory.mktemp("clock") / "clock.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl", "-lm"], check=True)
+    return library

@@ -6,10 +6,8 @@ Real processes on loopback. What the link itself can do is in test_links.py.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,6 +36,7 @@ from flcommon.events import (
 from flcommon.job import AppRef, ClientJob, ClientTrial, ServerJob, ServerTrial, Tls, Transport
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
 APP = AppRef(client="steady:client", server="steady:server")
@@ -259,17 +258,6 @@ def test_500_strangers_do_not_keep_clients_out(play: Callable, word: bytes) -> N
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the library that shifts a process's time of day."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("not installed: gcc")
-    library = tmp_path_factory.mktemp("clock") / "clock.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, APPS / "clock.c", "-ldl", "-lm"], check=True)
-    return library
 
 
 def test_a_clock_that_is_wrong_and_jumps_harms_nothing(play: Callable, clock: Path, tmp_path: Path) -> None:

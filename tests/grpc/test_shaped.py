@@ -142,11 +142,16 @@ def test_a_rate_is_felt_by_every_message(story: Any) -> None:
 
 
 def test_what_was_set_is_logged_with_what_was_applied(story: Any) -> None:
-    """At the beginning of each trial, and around each control round."""
+    """At the beginning of each trial, and around each control round; also that nothing is injected any more."""
     told = [event for event in story.events("shaped", LinkSet) if event.trial == 0]
-    assert {event.up for event in told} == {Way(delay_ms=UP_MS)}
-    assert all(event.applied_up["delay_ms"] == pytest.approx(UP_MS, abs=0.1) for event in told)
-    assert {event.state for event in story.events("shaped", LinkSet) if event.trial == 1} == {"near", "far"}
+    injected = [event for event in told if event.up is not None]
+    assert {event.up for event in injected} == {Way(delay_ms=UP_MS)}
+    assert all(event.applied_up["delay_ms"] == pytest.approx(UP_MS, abs=0.1) for event in injected)
+    assert told[-1].up is told[-1].down is told[-1].applied_up is None
+    cleared = [event.round for event in told if event.up is None]
+    assert all(any(number in {one - 1, one} for number in cleared) for one in controls(story, 0))
+    states = {event.state for event in story.events("shaped", LinkSet) if event.trial == 1 and event.up is not None}
+    assert states == {"near", "far"}
 
 
 def test_the_relay_tells_what_it_did_to_each_message(story: Any) -> None:
