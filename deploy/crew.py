@@ -21,7 +21,7 @@ from deploy.facts import Facts, app_distributions, findings, look
 from deploy.health import Examined, Health, examine
 from deploy.remote.fanout import NARROW, WIDE, connect_each, try_out
 from deploy.shaping import choose, is_asked, layers
-from deploy.worker import stop
+from deploy.worker import stop, unshape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -145,6 +145,16 @@ class Crew:
 
         self.each(pushed, width=NARROW)
         return bundle
+
+    def clear_links(self, bundle: Bundle) -> None:
+        """Take off links that a campaign has left which was killed: what is measured next shall be natural."""
+
+        def cleared(host: Host, remote: Remote) -> None:
+            facts = self.facts[host.name]
+            for left in unshape(remote, facts, code_directory(facts, bundle)):
+                self.view.note(f"{host.name}: {left}")
+
+        self.each(cleared)
 
     def prepare_keys(self, bundle: Bundle) -> None:
         """See to it that every host has a private key, and that its certificate request is among its facts."""

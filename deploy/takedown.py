@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from deploy import hostside
 from deploy.facts import look_at_ours
 from deploy.remote.fanout import ask_each
-from deploy.worker import stop
+from deploy.worker import stop, unshape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +36,7 @@ def _clear(host: Host, remote: Remote, *, purge: bool) -> Iterator[str]:
     for directory in facts.running:
         stop(remote, facts, directory)
         yield f"stopped {directory}"
+    yield from unshape(remote, facts)
     if purge:
         told = remote.run(["sh", "-c", hostside.source("purge.sh"), "purge", facts.workdir], step=STEP)
         yield told.strip()

@@ -28,6 +28,9 @@ PULLED = (EVENTS_FILE, JOB_FILE, PROCESS_FILE, EXIT_FILE)
 PULLED_ENDS = (STDOUT_FILE, STDERR_FILE)
 """What a process may write without end."""
 
+OUR_DEVICES = "fieldlab-"
+"""How the names of devices begin that a link shaped by the kernel brings (`flclient.link.target`)."""
+
 _status_decoder = msgspec.json.Decoder(Status)
 
 
@@ -112,6 +115,19 @@ class Worker:
 def stop(remote: Remote, facts: Facts, directory: str) -> None:
     """End the process of a directory of `facts.running`; raises HostError."""
     remote.run(command(facts, _any_code(facts), "stop", directory), step="stop")
+
+
+def unshape(remote: Remote, facts: Facts, code: str = "") -> list[str]:
+    """Take off links that a killed process has left on a host, and return in words what that was; raises HostError.
+
+    `code`: a bundle that is there, any by default. Those of a process that lives are left alone.
+    """
+    if not any(name.startswith(OUR_DEVICES) for name in facts.interfaces) or not (code or facts.code):
+        return []
+    sudo = [] if facts.user == "root" else ["sudo", "-n", "--"]
+    python = ["env", f"PYTHONPATH={code or _any_code(facts)}", facts.our_python, "-P"]
+    told = remote.run([*sudo, *python, "-m", "flclient.link.kernel", "--clean"], step="link")
+    return told.splitlines()
 
 
 def host_statuses(remote: Remote, facts: Facts) -> list[Status]:
