@@ -1,8 +1,8 @@
 """Hosts with a kernel and a clock of their own: User Mode Linux guests, each inside a host of a lab of namespaces.
 
-A guest has real `tc netem`, IFB and IPv6, which this machine's kernel may lack, and a clock that can be set. It sees the
-file system of the namespace host in which it runs, its SSH server has the same host key, and the lab's key opens it: an
-`Inventory` with guests in place of some hosts is a lab like any other. A guest ends with its namespace host.
+A guest has real `tc netem`, IFB and IPv6, which this machine's kernel may lack, and a clock that can be set. It sees
+the file system of the namespace host in which it runs, its SSH server has the same host key, and the lab's key opens
+it: an `Inventory` with guests in place of some hosts is a lab like any other. A guest ends with its namespace host.
 """
 
 from __future__ import annotations
@@ -141,9 +141,10 @@ def _boot(host: Host, address6: str | None) -> Host:
     address = guest_address(host.host)
     (modules,) = MODULES.iterdir()
     mac = f"02:f1:{int(ipaddress.ip_address(address)).to_bytes(4, 'big').hex(':')}"
-    argv = ["sh", "-c", _START, "sh", address, guest_address(address6) if address6 else "", mac, str(MEMORY_MB), str(modules)]
+    words = (address, guest_address(address6) if address6 else "", mac, f"{MEMORY_MB}", f"{modules}")
+    init = _INIT.replace("MODULES", " ".join(_MODULES)).encode()
     with connect(host) as remote:
-        remote.run(argv, step="boot", stdin=_INIT.replace("MODULES", " ".join(_MODULES)).encode())
+        remote.run(["sh", "-c", _START, "sh", *words], step="boot", stdin=init)
         key = remote.read(["cat", "/etc/ssh/ssh_host_ed25519_key.pub"], step="boot")
     with Path(host.ssh.known_hosts or "").open("a") as known_hosts:
         known_hosts.write(f"{address} {' '.join(key.split()[:2])}\n")
