@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _ZEROS = ("0",) * 16
 _BY_SERVICE = ("1", "2", "2", "2", "1", "2", "0", "0", "1", "1", "1", "1", "1", "1", "1", "1")
 _DEFAULT_CHILD = "pfifo limit 1000"
-# Of each kind: its options in `tc -json`, the word for it, and its unit. What is not listed keeps its default.
+# Of each kind: its options in `tc -json`, the word for it, and its unit, or of a switch what it is when tc is silent.
+# What is not listed keeps its default. tbf is not here: its burst cannot be told exactly.
 _OPTIONS = {
     "pfifo": {"limit": ("limit", "")},
     "bfifo": {"limit": ("limit", "")},
@@ -31,7 +32,6 @@ _OPTIONS = {
         "divisor": ("divisor", ""),
         "perturb": ("perturb", ""),
     },
-    "tbf": {"rate": ("rate", "bps"), "burst": ("burst", ""), "lat": ("latency", "us")},
     "fq_codel": {
         "limit": ("limit", ""),
         "flows": ("flows", ""),
@@ -41,14 +41,14 @@ _OPTIONS = {
         "ce_threshold": ("ce_threshold", "+us"),
         "memory_limit": ("memory_limit", ""),
         "drop_batch": ("drop_batch", ""),
-        "ecn": ("ecn|noecn", ""),
+        "ecn": ("ecn|noecn", "off"),
     },
     "fq": {
         "limit": ("limit", ""),
         "flow_limit": ("flow_limit", ""),
         "buckets": ("buckets", ""),
         "orphan_mask": ("orphan_mask", ""),
-        "pacing": ("pacing|nopacing", ""),
+        "pacing": ("pacing|nopacing", "on"),
         "quantum": ("quantum", ""),
         "initial_quantum": ("initial_quantum", ""),
         "maxrate": ("maxrate", "bps"),
@@ -103,19 +103,19 @@ def _kernels_own(root: Qdisc, rows: Sequence[Qdisc]) -> Prior:
 def _words(qdisc: Qdisc) -> list[str]:
     words = []
     for name, (word, unit) in _OPTIONS[qdisc.kind].items():
-        if name in qdisc.options:
-            words += _said(word, unit, qdisc.options[name])
+        yes, _, no = word.partition("|")
+        if no:
+            words.append(yes if qdisc.options.get(name, unit == "on") else no)
+        elif name in qdisc.options:
+            words += [word, _said(qdisc.options[name], unit)]
     return words
 
 
-def _said(word: str, unit: str, value: object) -> list[str]:
-    yes, _, no = word.partition("|")
-    if no:
-        return [yes if value else no]
+def _said(value: object, unit: str) -> str:
     if unit.startswith("+") and isinstance(value, int):
         # codel counts in 1024 ns and tells whole µs, rounded down: 5 ms come back as 4999 µs, which would be 4998.
         value, unit = value + 1, unit[1:]
-    return [word, f"{value}{unit}"]
+    return f"{value}{unit}"
 
 
 def _refused(interface: str, qdisc: Qdisc, what: str) -> LinkError:

@@ -116,7 +116,6 @@ class Rules:
         self._tools.batch(self._tried())
         if prior.words:
             self._rehearse(prior)
-        self._tools.batch(self._sides[1].made(interface))
         return prior
 
     def install(self) -> None:
@@ -125,11 +124,11 @@ class Rules:
         self._sides = self._new_sides()
         try:
             prior = self.check()
+            root = ("root handle", tc.ROOT, "prio bands 4 priomap", prior.bands)
             self._tools.batch(
                 [
-                    tc.line(
-                        "qdisc replace dev", interface.name, "root handle", tc.ROOT, "prio bands 4 priomap", prior.bands
-                    ),
+                    *self._sides[1].made(interface),
+                    tc.line("qdisc replace dev", interface.name, *root),
                     *(_children(interface, prior)),
                     *self._sides[0].made(interface),
                     tc.line("qdisc add dev", interface.name, "ingress"),
@@ -185,10 +184,12 @@ class Rules:
         return found
 
     def _tried(self) -> list[str]:
-        """Return the lines that use, on our own device, what only the interface will have, and then remove it."""
+        """Return the lines that use, on our own device, all that will be needed, and then remove it."""
         device, target = self._target.interface.ifb, self._target
         hook = tc.line("filter add dev", device, "parent", _INGRESS)
         return [
+            *self._sides[1].made(target.interface),
+            tc.line("qdisc del dev", device, "root"),
             tc.line("qdisc add dev", device, "root handle", tc.ROOT, "prio bands 4"),
             tc.line("qdisc del dev", device, "root"),
             tc.line("qdisc add dev", device, "ingress"),

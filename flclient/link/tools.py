@@ -23,7 +23,7 @@ _NOT_THERE = (
     "Unknown device type",
     "Failed to load TC",
     "No such file or directory",
-    "not found",
+    "classifier not found",
     "not supported",
 )
 _MODULES = {"netem": "sch_netem", "tbf": "sch_tbf", "prio": "sch_prio", "ingress": "sch_ingress", "ifb": "ifb"}
@@ -118,6 +118,6 @@ def _why(argv: Sequence[str], lines: Sequence[str], stderr: str) -> str:
     if "Operation not permitted" in answer:
         return "only root may shape a link: log in as root, or give this user sudo without a password"
     for word, module in {**_ACTIONS, **_MODULES}.items():
-        if word in what.split() and any(sign in answer for sign in _NOT_THERE):
+        if {word, "add"} <= set(what.split()) and any(sign in answer for sign in _NOT_THERE):
             return f"this host's kernel has no {word} (module {module}), so it cannot shape a link: {answer} ({what})"
     return f"{what} was refused: {answer}"

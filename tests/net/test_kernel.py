@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import ipaddress
-import itertools
 import json
+import math
+import re
 import shlex
 import socket
 import statistics
@@ -16,7 +18,7 @@ import sys
 import tarfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +37,6 @@ from flclient.link.protocol import (
     Restored,
     Set,
     Setup,
-    Used,
     answers,
     line,
 )
@@ -159,7 +160,7 @@ class Guest:
     stack: contextlib.ExitStack
     home: str
     home6: str
-    numbers: Iterator[int] = field(default_factory=itertools.count)
+    prober: Talk | None = None
 
     def sh(self, script: str, *words: str) -> str:
         return self.remote.run(["sh", "-c", script, "sh", *words], step="test")
@@ -181,7 +182,8 @@ class Guest:
     def state(self) -> str:
         """All of tc and of links that a keeper may change."""
         return self.sh(
-            "tc qdisc show; ip -o link | sed 's/^[0-9]*: //'; tc filter show dev vec0; tc filter show dev vec0 ingress"
+            "tc qdisc show | sed 's/direct_packets_stat [0-9]*//'; ip -o link | sed 's/^[0-9]*: //';"
+            " tc filter show dev vec0; tc filter show dev vec0 ingress"
         )
 
 
@@ -201,16 +203,20 @@ class Keeper:
         return self.hear()
 
     def set(self, up: Way = NATURAL, down: Way = NATURAL) -> Applied:
-        return self.ask(Set(number=1, up=up, down=down))
+        applied = self.ask(Set(number=1, up=up, down=down))
+        assert isinstance(applied, Applied), applied
+        return applied
 
 
 @pytest.fixture(scope="module")
-def machine(uml, make_lab) -> Iterator[tuple[Host, Remote, str, str]]:
+def machine(uml, make_lab) -> Iterator[Guest]:
     """Boot the guest, once for all tests: each leaves it as it was."""
-    with uml.uml_lab(make_lab(), "client-1") as lab, connect(lab.clients[0]) as remote:
+    with uml.uml_lab(make_lab(), "client-1") as lab, connect(lab.clients[0]) as remote, contextlib.ExitStack() as stack:
         remote.put(iter([_code()]), ["sh", "-c", f"mkdir {CODE}; tar -x -C {CODE}"], step="push")
-        here = [ipaddress.ip_address(address) for address in (lab.server.host, *addresses6(lab).values())]
-        yield lab.clients[0], remote, *(f"{address - 1 + CALLER}" for address in here[:2])
+        caller = [ipaddress.ip_address(host) - 1 + CALLER for host in (lab.server.host, addresses6(lab)["server"])]
+        guest = Guest(lab.clients[0], remote, stack, *map(str, caller))
+        guest.prober = guest.talk(sys.executable, "-S", "-E", "-c", PROBE)
+        yield guest
 
 
 def _code() -> bytes:
@@ -223,14 +229,12 @@ def _code() -> bytes:
 
 
 @pytest.fixture
-def guest(machine) -> Iterator[Guest]:
+def guest(machine, wait_for) -> Iterator[Guest]:
     """Give the guest, and check that a test leaves it as it found it."""
-    host, remote, home, home6 = machine
+    before = machine.state()
     with contextlib.ExitStack() as stack:
-        guest = Guest(host, remote, stack, home, home6)
-        before = guest.state()
-        yield guest
-    assert guest.state() == before
+        yield dataclasses.replace(machine, stack=stack)
+    assert wait_for(lambda: machine.state() == before)
 
 
 @pytest.fixture
@@ -264,7 +268,7 @@ class Probe:
         self.talk.tell(json.dumps({"host": self.peer.host, "port": self.peer.port, **order}).encode() + b"\n")
         return json.loads(self.talk.hear())
 
-    def rtt_ms(self, pings: int = 20) -> float:
+    def rtt_ms(self, pings: int = 10) -> float:
         return statistics.median(self(pings=pings)["took"]) * 1e3
 
     def mbit(self, direction: str, size: int) -> float:
@@ -272,7 +276,7 @@ class Probe:
 
 
 def probe_of(guest: Guest, peer: Peer) -> Probe:
-    return Probe(guest.talk(sys.executable, "-S", "-E", "-c", PROBE), peer)
+    return Probe(guest.prober, peer)
 
 
 def lowest_rtt_ms(probe: Probe, rounds: int = 3) -> float:
@@ -280,8 +284,22 @@ def lowest_rtt_ms(probe: Probe, rounds: int = 3) -> float:
     return min(probe.rtt_ms() for _ in range(rounds))
 
 
+def later_ms(probe: Probe, natural: float, ms: float) -> float:
+    """Return by how much answers are later than naturally, after more rounds if a busy machine has made them so."""
+    found = math.inf
+    for _ in range(8):
+        found = min(found, probe.rtt_ms() - natural)
+        if found < ms + tolerance(ms):
+            break
+    return found
+
+
+def tolerance(ms: float) -> float:
+    return max(1.0, 0.05 * ms)
+
+
 def near(ms: float) -> object:
-    return pytest.approx(ms, abs=max(1.0, 0.05 * ms))
+    return pytest.approx(ms, abs=tolerance(ms))
 
 
 def test_each_direction_is_as_late_as_asked(guest, either):
@@ -291,67 +309,63 @@ def test_each_direction_is_as_late_as_asked(guest, either):
     keeper = start(guest, either)
     late = keeper.set(up=Way(delay_ms=5))
     assert (late.up["delay_ms"], late.down) == (pytest.approx(5), None)
-    assert lowest_rtt_ms(probe) - natural == near(5)
+    assert later_ms(probe, natural, 5) == near(5)
     assert keeper.set(down=Way(delay_ms=20)).up is None
-    assert lowest_rtt_ms(probe) - natural == near(20)
+    assert later_ms(probe, natural, 20) == near(20)
     keeper.set(Way(delay_ms=60), Way(delay_ms=40))
-    assert lowest_rtt_ms(probe, 1) - natural == near(100)
+    assert later_ms(probe, natural, 100) == near(100)
     cleared = keeper.ask(Clear(number=7))
     assert (cleared.number, cleared.up, cleared.down) == (7, None, None)
-    assert lowest_rtt_ms(probe) - natural < 1
+    assert later_ms(probe, natural, 0) < 1
     assert keeper.talk.end() == b""
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "normal"])
-def test_jitter_scatters(guest, peer, distribution):
-    """A uniform one stays within its half-width, a normal one has its standard deviation; also one after the other."""
+def test_jitter_scatters(guest, peer):
+    """With the distribution that was asked for, also when another was there before; packets keep their order."""
     probe = probe_of(guest, peer)
     keeper = start(guest, peer)
-    keeper.set(up=Way(delay_ms=20, jitter_ms=2, distribution="normal"))  # its table must not stay
-    keeper.set(up=Way(delay_ms=20, jitter_ms=8, distribution=distribution))
-    scatter = min(statistics.stdev(1e3 * one for one in probe(pings=60)["took"]) for _ in range(2))
-    assert scatter == pytest.approx(8 / 3**0.5 if distribution == "uniform" else 8, rel=0.25)
+    for distribution, middle in (("normal", 2.56 * 6), ("uniform", 1.6 * 6)):
+        keeper.set(up=Way(delay_ms=20, jitter_ms=6, distribution=distribution))
+        took = statistics.quantiles((1e3 * one for one in probe(pings=80)["took"]), n=10)
+        assert took[-1] - took[0] == pytest.approx(middle, rel=0.25)
+    keeper.set(up=Way(delay_ms=20, jitter_ms=15))
+    assert probe(up=300_000)["retrans"] == 0
     keeper.talk.end()
 
 
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_rate_is_kept(guest, peer, direction):
+def test_a_rate_is_kept(guest, peer):
     """Of 20 Mbit/s, as much is left for data as full Ethernet frames leave; nothing overflows."""
     probe = probe_of(guest, peer)
     keeper = start(guest, peer)
-    assert getattr(keeper.set(**{direction: Way(rate_mbit=20)}), direction)["rate_mbit"] == 20
-    rates = [probe.mbit(direction, 3_000_000) for _ in range(2)]
-    assert max(rates) == pytest.approx(20 * 1448 / 1514, rel=0.08)
-    used = keeper.ask(Mark(message="m", up=direction == "up"))
-    assert (used.dropped, used.overflowed) == (0, 0)
-    assert used.size_bytes > 6_000_000
-    assert keeper.ask(Mark(message="n", up=direction == "up")).size_bytes < 3_000
+    for direction in ("up", "down"):
+        assert getattr(keeper.set(**{direction: Way(rate_mbit=20)}), direction)["rate_mbit"] == 20
+        rates = [probe.mbit(direction, 3_000_000) for _ in range(2)]
+        assert max(rates) == pytest.approx(20 * 1448 / 1514, rel=0.08)
+        used = keeper.ask(Mark(message="m", up=direction == "up"))
+        assert (used.dropped, used.overflowed) == (0, 0)
+        assert used.size_bytes > 6_000_000
+        assert keeper.ask(Mark(message="n", up=direction == "up")).size_bytes < 3_000
     keeper.talk.end()
 
 
 @pytest.mark.parametrize(
-    ("way", "share"),
-    [
-        (Way(loss_pct=2), 0.02),
-        (Way(loss_burst=Burst(p_pct=1, r_pct=30)), 1 / 31),
-    ],
+    ("way", "share", "together"),
+    [(Way(loss_pct=2), 0.02, 1), (Way(loss_burst=Burst(p_pct=0.3, r_pct=30)), 1 / 101, 2 / 0.3 - 1)],
     ids=["random", "bursts"],
 )
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_packets_are_lost_one_by_one(guest, peer, direction, way, share):
+def test_packets_are_lost_one_by_one(guest, peer, way, share, together):
     """The share that was asked for, within what chance allows, though TCP hands down super-packets."""
     probe = probe_of(guest, peer)
     keeper = start(guest, peer)
-    applied = getattr(keeper.set(**{direction: way}), direction)
-    assert applied.get("loss_pct", applied.get("loss_burst.p_pct")) == pytest.approx(2 if way.loss_pct else 1, rel=1e-3)
-    probe(**{direction: 6_000_000})
-    used = keeper.ask(Mark(message="m", up=direction == "up"))
-    offered = used.packets + used.dropped
-    assert offered > 4_000
-    lengths = 1 if way.loss_pct else 2 / 0.3 - 1  # of bursts: their losses come together
-    deviation = (offered * share * (1 - share) * lengths) ** 0.5
-    assert used.dropped == pytest.approx(offered * share, abs=5 * deviation)
-    assert used.overflowed == 0
+    for direction in ("up", "down"):
+        keeper.set(**{direction: way})
+        probe(**{direction: 4_000_000})
+        used = keeper.ask(Mark(message="m", up=direction == "up"))
+        offered = used.packets + used.dropped
+        assert offered > 2_700
+        deviation = (offered * share * (1 - share) * together) ** 0.5
+        assert used.dropped == pytest.approx(offered * share, abs=5 * deviation)
+        assert used.overflowed == 0
     keeper.talk.end()
 
 
@@ -401,59 +415,95 @@ def test_steps_come_true_in_time(guest, peer):
     assert guest.sh("tc qdisc show dev vec0").startswith("qdisc pfifo_fast 0:")
 
 
-PRIORS = {
-    "fq_codel": "root handle 10: fq_codel limit 500 target 7ms noecn",
-    "fq": "root handle 11: fq flow_limit 50 maxrate 500mbit nopacing",
-    "pfifo": "root pfifo limit 77",
-    "bfifo": "root handle 12: bfifo limit 99999",
-    "sfq": "root handle 13: sfq perturb 10",
-    "tbf": "root handle 14: tbf rate 100mbit burst 32kb latency 50ms",
-}
+SHAPE = """
+import json, subprocess, sys
+from flclient.link.errors import LinkError
+from flclient.link.rules import Rules, remove
+from flclient.link.target import find_target
+from flclient.link.tools import find_tools
+from flcommon.link import Way
+tools = find_tools()
+def tc(*words):
+    return subprocess.run(["tc", *words], capture_output=True, text=True, check=True).stdout
+for line in sys.stdin:
+    server, words = json.loads(line)
+    tc("qdisc", "add", "dev", "vec0", *words.split())
+    states, said = [tc("qdisc", "show")], ""
+    try:
+        target = find_target(server, "", tools)
+        rules = Rules(tools, target)
+        rules.install()
+        rules.set(Way(delay_ms=1), Way(rate_mbit=5))
+        states.append(tc("qdisc", "show"))
+        said = "; ".join(filter(None, remove(tools, target.interface).values()))
+    except LinkError as error:
+        said = str(error)
+    states.append(tc("qdisc", "show"))
+    tc("qdisc", "del", "dev", "vec0", words.split()[0])
+    print(json.dumps([states, said]), flush=True)
+"""
 
 
 @pytest.fixture
-def prior(guest) -> Iterator[Callable[[str], str]]:
-    """Give a function that puts a queueing discipline there as somebody else would, for the length of a test."""
-    added = []
+def shape_over(guest, peer) -> Callable[[str], tuple[list[str], str]]:
+    """Give a function that shapes over what somebody else has put there, and stops: all states, and what was said."""
+    talk = guest.talk(*guest.python("-c", SHAPE))
 
-    def put(words: str) -> str:
-        guest.sh("tc qdisc add dev vec0 $0".replace("$0", words))
-        added.append(words)
-        return guest.state()
+    def shape(words: str) -> tuple[list[str], str]:
+        talk.tell(json.dumps([f"{peer.host}:{peer.port}", words]).encode() + b"\n")
+        return json.loads(talk.hear())
 
-    yield put
-    for words in added:
-        guest.sh("tc qdisc del dev vec0 $0".replace("$0", words.split()[0]))
+    return shape
 
 
-@pytest.mark.parametrize("words", PRIORS.values(), ids=PRIORS)
-def test_what_was_there_is_put_back_exactly(guest, peer, prior, words):
-    """Whatever the keeper did between: a queueing discipline with options of its own, under its own handle."""
-    before = prior(words)
-    keeper = start(guest, peer)
-    keeper.set(Way(delay_ms=1), Way(rate_mbit=5))
-    assert "f1ab:" in guest.state()
-    assert keeper.talk.end() == b""
-    assert guest.state() == before
+PRIORS = (
+    "root handle 10: fq_codel limit 500 target 7ms noecn",
+    "root handle 9: fq_codel",
+    "root handle 11: fq flow_limit 50 maxrate 500mbit nopacing",
+    "root pfifo limit 77",
+    "root handle 12: bfifo limit 99999",
+    "root handle 13: sfq perturb 10",
+)
+
+
+def test_what_was_there_is_put_back_exactly(shape_over):
+    """A queueing discipline with options of its own, under its own handle; meanwhile, others' packets still have it."""
+    for words in PRIORS:
+        (before, during, after), said = shape_over(words)
+        assert (after, said) == (before, "")
+        kind = before.splitlines()[1].split()[1]
+        assert "qdisc prio f1ab: dev vec0 root" in during
+        assert [line for line in during.splitlines() if line.startswith(f"qdisc {kind} ") and "parent f1ab:1" in line]
 
 
 FOREIGN = {
-    "htb": ("root handle 1: htb default 1", "htb 1:"),
-    "netem": ("root handle 2: netem delay 1ms", "netem 2:"),
-    "ingress": ("ingress", "ingress"),
-    "peakrate": ("root handle 3: tbf rate 1gbit burst 32kb limit 100000 peakrate 2gbit mtu 1600", "tbf 3:"),
+    "root handle 1: htb default 1": "htb 1:",
+    "root handle 2: netem delay 1ms": "netem 2:",
+    "root handle 3: tbf rate 1gbit burst 32kb limit 100000 peakrate 2gbit mtu 1600": "tbf 3:",
+    "root handle 4: sfq redflowlimit 100000 min 8000 max 60000 avpkt 1000 burst 20 probability 0.20": "sfq 4:",
+    "ingress": "ingress",
 }
 
 
-@pytest.mark.parametrize(("words", "named"), FOREIGN.values(), ids=FOREIGN)
-def test_what_could_not_be_put_back_is_left_alone(guest, peer, prior, words, named):
+def test_what_could_not_be_put_back_is_left_alone(shape_over):
     """Refused, in one sentence that says what is there, and how it could be removed; it stays as it was."""
-    before = prior(words)
-    broke = check(guest, peer)
-    assert isinstance(broke, Broke)
-    assert named in broke.reason
-    assert "tc qdisc del dev vec0" in broke.reason
-    assert guest.state() == before
+    for words, named in FOREIGN.items():
+        (before, after), said = shape_over(words)
+        assert named in said
+        assert "tc qdisc del dev vec0" in said
+        assert _without_counts(after) == _without_counts(before)
+
+
+def _without_counts(state: str) -> str:
+    return re.sub("direct_packets_stat [0-9]+", "", state)
+
+
+@pytest.fixture
+def prior(guest) -> Iterator[str]:
+    """Put a queueing discipline there as somebody else would, for the length of a test; gives the guest's state."""
+    guest.sh("tc qdisc add dev vec0 root handle 10: fq_codel limit 500 target 7ms noecn")
+    yield guest.state()
+    guest.sh("tc qdisc del dev vec0 root")
 
 
 def check(guest: Guest, peer: Peer, **setup: str) -> Answer:
@@ -462,21 +512,18 @@ def check(guest: Guest, peer: Peer, **setup: str) -> Answer:
     return Keeper(guest.talk(*guest.python("-m", "flclient.link.kernel", "--check"))).ask(Setup(server=server, **setup))
 
 
-@pytest.mark.parametrize(
-    ("setup", "named"),
-    [
-        ({"interface": "wlan7"}, "no interface 'wlan7'"),
-        ({"interface": "lo"}, "not reached over lo but over vec0"),
-        ({"server": "nowhere.invalid:8080"}, "nowhere.invalid"),
+def test_what_is_not_there_is_said(guest, peer):
+    """An interface, a way to the server, before anything is touched; and one that can be shaped is said to be."""
+    for setup, named in (
+        ({"interface": "wlan7"}, "no interface 'wlan7' on this host (it has: lo, vec0)"),
         ({"server": "192.0.2.1:8080"}, "no route"),
-    ],
-    ids=lambda what: next(iter(what.values())) if isinstance(what, dict) else "",
-)
-def test_what_is_not_there_is_said(guest, peer, setup, named):
-    """An interface, a way to the server, its name: before anything is touched."""
-    broke = check(guest, peer, **setup)
-    assert isinstance(broke, Broke)
-    assert named in broke.reason
+    ):
+        broke = check(guest, peer, **setup)
+        assert isinstance(broke, Broke)
+        assert named in broke.reason
+    ready = check(guest, peer, interface="vec0")
+    assert isinstance(ready, Ready)
+    assert ready.about["interface"] == "vec0"
 
 
 def test_two_keepers_do_not_share_an_interface(guest, peer):
@@ -498,24 +545,23 @@ def clean(guest: Guest) -> str:
 
 def test_a_link_without_a_controller_is_natural(guest, peer, prior):
     """When the lease is stale everything is taken off, and what was wanted is put back when it is held again."""
-    before = prior(PRIORS["pfifo"])
     probe = probe_of(guest, peer)
     natural = lowest_rtt_ms(probe)
-    renew = "cut -d' ' -f1 /proc/uptime | tr -d . | sed 's/$/0000000/' >/run/control"  # as CLOCK_MONOTONIC, in 10 ms
-    guest.sh(renew)
-    keeper = start(guest, peer, lease="/run/control", lease_s=2.0)
+    guest.sh("printf left >/run/control")
+    keeper = start(guest, peer, lease="/run/control", lease_s=1.0)
     keeper.set(Way(delay_ms=30))
-    lifted = keeper.hear()
-    assert isinstance(lifted, Natural)
-    assert guest.state() == before
+    guest.sh("printf 1 >/run/control")  # the last word came when the host was started
+    assert isinstance(keeper.hear(), Natural)
+    assert guest.state() == prior
     assert keeper.set(Way(delay_ms=40)).up is None
-    assert lowest_rtt_ms(probe) - natural < 1
-    guest.sh("echo left >/run/control")
+    assert keeper.ask(Mark(message="m", up=True)).packets is None
+    assert later_ms(probe, natural, 0) < 1
+    guest.sh("printf left >/run/control")
     assert isinstance(keeper.hear(), Restored)
-    assert lowest_rtt_ms(probe, 1) - natural == near(40)
-    assert isinstance(keeper.ask(Mark(message="m", up=True)), Used)
-    keeper.talk.end()
-    assert guest.state() == before
+    assert later_ms(probe, natural, 40) == near(40)
+    assert keeper.ask(Mark(message="m", up=True)).packets > 0
+    assert keeper.talk.end() == b""
+    assert guest.state() == prior
 
 
 CLIENT = """
@@ -526,8 +572,8 @@ keeper.stdin.flush()
 for _ in range(2):
     keeper.stdout.readline()
 print(os.getpid(), keeper.pid, flush=True)
-if os.fork() == 0:  # a worker of the client's, which holds its pipes, and outlives it for a while
-    sys.stdin.read()
+os.fork()  # a worker of the client's, which holds its pipes, and outlives it for a while
+sys.stdin.read()
 """
 
 
@@ -544,10 +590,10 @@ def shaped(guest, peer) -> tuple[int, int]:
 
 
 def gone(guest: Guest, pid: int) -> None:
-    guest.sh('while kill -0 "$1" 2>/dev/null; do sleep 0.05; done', f"{pid}")
+    guest.sh('while grep -q "^State:.[^Z]" "/proc/$1/status"; do sleep 0.05; done 2>/dev/null', f"{pid}")
 
 
-@pytest.mark.parametrize(("whom", "how"), [(0, "KILL"), (1, "TERM"), (1, "HUP")], ids=["client", "TERM", "HUP"])
+@pytest.mark.parametrize(("whom", "how"), [(0, "KILL"), (1, "TERM")], ids=["client", "keeper"])
 def test_the_link_is_natural_after_its_client(guest, shaped, whom, how):
     """Killed with -9, though a process that it forked lives on and holds its pipes; or after a signal to the keeper."""
     guest.sh(f"kill -{how} {shaped[whom]}")
@@ -557,7 +603,6 @@ def test_the_link_is_natural_after_its_client(guest, shaped, whom, how):
 
 def test_a_killed_keeper_leaves_what_the_next_one_removes(guest, peer, prior):
     """After SIGKILL all is still there; `--clean` says what it removes, and finds what there was before."""
-    before = prior(PRIORS["fq_codel"])
     for remover in (clean, lambda guest: start(guest, peer).talk.end()):
         keeper = start(guest, peer)
         keeper.set(Way(delay_ms=5), Way(delay_ms=5))
@@ -565,7 +610,7 @@ def test_a_killed_keeper_leaves_what_the_next_one_removes(guest, peer, prior):
         keeper.talk.process.wait(timeout=20)
         assert "f1ab:" in guest.state()
         remover(guest)
-        assert guest.state() == before
+        assert guest.state() == prior
     assert clean(guest) == ""
 
 
