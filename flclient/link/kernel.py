@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 _LOOK_S = 1.0
 """How often it looks whether the controller and the client are there."""
-_BUSY_S = 5.0
+_BUSY_S = 3.0
 """How long it waits for the keeper of a client that has just died."""
 _ENVIRONMENT = "/usr/bin/env"
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _OURS = f"{tc.ROOT}4"
 _INGRESS = "ffff:"
 _LED = "action mirred egress redirect dev"
+_DEVICES = Path("/sys/class/net")
 _PREFERENCES = (0xF1AB, 0xF1AC)
 
 
@@ -200,14 +201,15 @@ class Rules:
     def _rehearse(self, prior: Prior) -> None:
         """Make what the interface has on our own device, and compare: LinkError if it could not be put back exactly."""
         interface = self._target.interface
+        shown = tc.line("qdisc show dev", interface.ifb)
         before = [row for row in self._tools.qdiscs(interface.name) if row.root]
-        self._tools.batch([tc.line("qdisc add dev", interface.ifb, "root", prior.words)])
-        again = [row for row in self._tools.qdiscs(interface.ifb) if row.root]
-        same = [row.options for row in before] == [row.options for row in again]
+        (again,) = self._tools.batch([tc.line("qdisc add dev", interface.ifb, "root", prior.words), shown])
+        same = [row.options for row in before] == [row.options for row in again if row.root]
         if not same or _in_words(self._tools, interface.name) != _in_words(self._tools, interface.ifb):
             raise LinkError(
                 f"{interface.name} has a queueing discipline ({before[0].kind} {before[0].handle}) with options that"
-                f" could not be put back: remove it (tc qdisc del dev {interface.name} root), or shape by the relay"
+                f" could not be put back: remove it (tc qdisc del dev {interface.name} root), or shape this client by"
+                " the relay"
             )
         self._tools.batch([tc.line("qdisc del dev", interface.ifb, "root")])
 
@@ -216,8 +218,10 @@ def make_ifb(tools: Tools, interface: Interface, prior: Prior) -> None:
     """Make our own device, with what the interface had before as its alias."""
     load_ifb()
     tools.change("link", "add", "name", interface.ifb, "type", "ifb")
-    if prior.words:
+    if prior.words:  # not at once: Linux drops an alias that comes with a new device
         tools.change("link", "set", "dev", interface.ifb, "alias", prior.words)
+        if (_DEVICES / interface.ifb / "ifalias").read_text().strip() != prior.words:
+            raise LinkError(f"{interface.ifb} does not keep what {interface.name} had before")
     with suppress(OSError):  # a kernel without IPv6; with it, the device would send its neighbours greetings
         Path(f"/proc/sys/net/ipv6/conf/{interface.ifb}/disable_ipv6").write_text("1")
     tools.change("link", "set", "dev", interface.ifb, "up")
@@ -229,30 +233,31 @@ def remove(tools: Tools, interface: Interface) -> dict[str, str | None]:
     Returns what was done: what it was, and why it failed, or None. Nothing that is not ours is touched.
     """
     done: dict[str, str | None] = {}
-    rows = tools.qdiscs(interface.name)
-    alias = Path(f"/sys/class/net/{interface.ifb}/ifalias")
+    alias = _DEVICES / interface.ifb / "ifalias"
     has_ifb = alias.exists()
-    if any(row.kind == "ingress" for row in rows) and has_ifb:
-        done[f"{interface.name}: ingress"] = _attempt(lambda: _remove_ingress(tools, interface))
+    rows = tools.qdiscs(interface.name) if (_DEVICES / interface.name).exists() else []
+    if any(row.kind == "ingress" for row in rows):
+        lines = _ingress_undone(tools, interface, has_ifb=has_ifb)
+        if lines:
+            done[f"{interface.name}: ingress"] = _attempt(lambda: tools.batch(lines))
     if any(row.root and row.handle == tc.ROOT and row.kind == "prio" for row in rows):
         words = alias.read_text().strip() if has_ifb else ""
-        back = tc.line("qdisc replace dev", interface.name, "root", words) if words else ""
-        lines = [back or tc.line("qdisc del dev", interface.name, "root")]
-        done[f"{interface.name}: root {tc.ROOT}"] = _attempt(lambda: tools.batch(lines))
+        verb = ("replace", words) if words else ("del", "")
+        root = tc.line("qdisc", verb[0], "dev", interface.name, "root", verb[1])
+        done[f"{interface.name}: root {tc.ROOT}"] = _attempt(lambda: tools.batch([root]))
     if has_ifb and not any(done.values()):  # what lies in its alias is needed as long as something failed
         done[interface.ifb] = _attempt(lambda: tools.change("link", "del", "dev", interface.ifb))
     return done
 
 
-def _remove_ingress(tools: Tools, interface: Interface) -> None:
-    """Remove the hook for what comes in; if others have hung filters there since, only ours."""
+def _ingress_undone(tools: Tools, interface: Interface, *, has_ifb: bool) -> list[str]:
+    """Return the lines that remove the hook for what comes in, or only our filters if others hang there too."""
     shown = tools.filters(interface.name, _INGRESS).splitlines()
     numbers = {words[words.index("pref") + 1] for words in map(str.split, shown) if "pref" in words}
-    ours = {f"{number}" for number in _PREFERENCES}
-    if numbers <= ours:
-        tools.batch([tc.line("qdisc del dev", interface.name, "ingress")])
-        return
-    tools.batch([tc.line("filter del dev", interface.name, "parent", _INGRESS, "pref", one) for one in numbers & ours])
+    ours = numbers & {f"{number}" for number in _PREFERENCES}
+    if numbers == ours and (ours or has_ifb):
+        return [tc.line("qdisc del dev", interface.name, "ingress")]
+    return [tc.line("filter del dev", interface.name, "parent", _INGRESS, "pref", one) for one in sorted(ours)]
 
 
 def _attempt(what: Callable[[], object]) -> str | None:

@@ -129,9 +129,9 @@ def test_super_packets_stay_whole_only_where_they_are_only_late(way, whole):
             "protocol ip pref 61867 u32 match ip dst 192.0.2.7/32 match ip protocol 6 0xff match ip dport 9 0xffff",
         ),
         (
-            "2001:db8::7",
+            "fd00::7",
             False,
-            "protocol ipv6 pref 61868 u32 match ip6 src 2001:db8::7/128 match ip6 protocol 6 0xff match ip6 sport 9 0xffff",
+            "protocol ipv6 pref 61868 u32 match ip6 src fd00::7/128 match ip6 protocol 6 0xff match ip6 sport 9 0xffff",
         ),
     ],
 )
