@@ -605,13 +605,16 @@ def test_a_killed_keeper_leaves_what_the_next_one_removes(guest, peer, prior):
     """After SIGKILL all is still there; `--clean` says what it removes, and finds what there was before."""
     said = []
     guest.sh("ip link add fieldlab-77 type ifb")  # of an interface that is gone
-    for remover in (lambda: said.append(clean(guest)), lambda: start(guest, peer).talk.end()):
+    for next_one in (False, True):
         keeper = start(guest, peer)
         keeper.set(Way(delay_ms=5), Way(delay_ms=5))
         guest.sh("kill -9 $(pgrep -f flclient.link.[k]ernel)")
         keeper.talk.process.wait(timeout=20)
         assert "f1ab:" in guest.state()
-        remover()
+        if next_one:
+            start(guest, peer).talk.end()
+        else:
+            said.append(clean(guest))
         assert guest.state() == prior
     removed = ("vec0: ingress", "vec0: root f1ab:", "fieldlab-2", "fieldlab-77")
     assert said == ["".join(f"{what}: removed\n" for what in removed)]
@@ -658,4 +661,4 @@ def test_a_kernel_without_netem_is_said(lab):
         broke = answers.decode(said[0].encode())
         assert isinstance(broke, Broke)
         assert "this host's kernel has no netem (module sch_netem)" in broke.reason
-        assert remote.run(["sh", "-c", "tc qdisc show; ip -o link"], step="look") == before
+        assert remote.run(["sh", "-c", f"rm -r {CODE}; tc qdisc show; ip -o link"], step="look") == before
