@@ -5,6 +5,7 @@
     ├── flcommon.job.JobError       a job file that cannot be run
     ├── flcommon.flower.AppError    a Flower app that cannot be loaded
     ├── flcommon.flower.MessageError  bytes that are no Flower message, or one that cannot be encoded
+    ├── flclient.link.errors …      a link that a host cannot shape
     └── StepError                   what ends a process on a host: at which step, and why
         ├── flserver.errors …
         └── flclient.connection.ConnectionFailed

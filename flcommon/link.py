@@ -14,7 +14,6 @@ import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
-import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,6 +160,8 @@ def course_of(link: Link, who: Chance) -> Iterator[Step]:
     if isinstance(link.course, Steps):
         yield from link.course.steps
         return
+    import numpy as np  # noqa: PLC0415 - what shapes a link needs the types alone, and numpy costs a small host a second
+
     name = int.from_bytes(hashlib.sha256(who.client.encode()).digest()[:8], "big")
     stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence([who.seed, name, who.schedule, _LINK_STREAM])))
     states = link.course.states

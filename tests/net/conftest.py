@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import re
@@ -24,6 +25,7 @@ from tests import cabledlab
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
     from deploy.inventory import Inventory
     from tests.cable import Both
@@ -114,9 +116,21 @@ def clean() -> Iterator[Callable[..., set[str]]]:
     assert left() == set()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_lab() -> Callable[..., NetnsLab]:
     return new_lab
+
+
+@pytest.fixture(scope="session")
+def uml() -> ModuleType:
+    """Give the module that starts hosts with a kernel and a clock of their own; skip where there can be none."""
+    spec = importlib.util.spec_from_file_location("uml", Path(__file__).with_name("uml.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    reason = module.missing()
+    if reason:
+        pytest.skip(reason)
+    return module
 
 
 @pytest.fixture
