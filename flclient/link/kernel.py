@@ -159,7 +159,7 @@ class Keeper:
             size_bytes=now.bytes - before.bytes,
             packets=None if unknown else now.packets - before.packets,
             dropped=drops if lossy else 0,
-            overflowed=0 if lossy else drops,
+            overflowed=None if lossy else drops,
         )
 
     def _forget(self) -> None:

@@ -12,12 +12,11 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from flclient.link import protocol
+from flclient.link import kernel, protocol
 from flcommon.decoding import decoded
 from flcommon.errors import StepError
 from flcommon.eventlog import EventLog, Moment, now
@@ -88,7 +87,7 @@ class Shaper:
     def __enter__(self) -> Self:
         """Start the process and wait until it is there."""
         self._process = subprocess.Popen(
-            command(self._shaping),
+            command(self._shaping.layer),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # it outlives this process for the moment that it takes to clean up
@@ -287,18 +286,11 @@ class Shaper:
             self._log.write(LinkUsed(**place, layer=self._shaping.layer, **counted))
 
 
-def command(shaping: Shaping) -> list[str]:
-    """Return the argv of the shaping process; the kernel's layer needs root, and asks no password."""
-    module = f"flclient.link.{shaping.layer}"
-    own = [sys.executable, "-P", "-m", module]
-    if shaping.layer != "kernel" or os.geteuid() == 0:
-        return own
-    return ["sudo", "-n", "--", "env", f"PYTHONPATH={_code()}", *own]
-
-
-def _code() -> str:
-    """Return the directory from which this code was imported: sudo keeps no environment."""
-    return str(Path(__file__).parents[2])
+def command(layer: Layer) -> list[str]:
+    """Return the argv of the shaping process; the kernel's layer needs root, and asks for no password."""
+    if layer == "kernel":
+        return kernel.command(is_root=os.geteuid() == 0)
+    return [sys.executable, "-P", "-m", "flclient.link.relay"]
 
 
 def _moment(mono_ns: int) -> Moment:
