@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deploy.playbook import Playbook
     from flcommon.link import Link
 
-PUT_BACK = ("bfifo", "fq", "fq_codel", "pfifo", "sfq", "tbf")
+PUT_BACK = ("bfifo", "fq", "fq_codel", "pfifo", "sfq")
 """Queueing disciplines of others that the kernel layer makes again as they were (`flclient.link.kernel`)."""
 OURS = "f1ab:"
 """The handle by which that layer knows what it has left itself."""

@@ -115,7 +115,6 @@ def _condition(trials: list[Trial], base: Baseline | None, clients: int) -> Cond
     timed = [trial for trial in trials if trial.timed]
     rounds = _mean(len(trial.rounds) for trial in timed)
     totals = [trial.total_s for trial in timed if trial.total_s is not None]
-    known = base is not None and rounds is not None
     return Condition(
         plan=plan,
         label=settings_text(plan),
@@ -126,10 +125,16 @@ def _condition(trials: list[Trial], base: Baseline | None, clients: int) -> Cond
         accuracy=_mean(trial.accuracy for trial in trials if trial.status == "complete"),
         total_s=_mean(totals),
         std_s=stdev(totals) if len(totals) > 1 else None,
-        expected_s=theory.expected_s(rounds or 0.0, base.round_s, plan.delay, clients) if base and known else None,
+        expected_s=_expected_s(plan, rounds, base, clients),
         drawn_s=_with_draws(timed, base),
         ideal_s=_mean(theory.ideal_s(trial) for trial in timed),
     )
+
+
+def _expected_s(plan: PlannedTrial, rounds: float | None, base: Baseline | None, clients: int) -> float | None:
+    if base is None or rounds is None:
+        return None
+    return theory.expected_s(rounds, base, plan.delay, clients, plan.injected_share)
 
 
 def _with_draws(trials: list[Trial], base: Baseline | None) -> float | None:
@@ -137,7 +142,10 @@ def _with_draws(trials: list[Trial], base: Baseline | None) -> float | None:
     draws = [theory.drawn_s(trial) for trial in trials]
     if base is None:
         return None
-    sums = (None if d is None else len(t.rounds) * base.round_s + d for t, d in zip(trials, draws, strict=True))
+    sums = (
+        None if d is None else theory.expected_s(len(t.rounds), base, None, 1, t.plan.injected_share) + d
+        for t, d in zip(trials, draws, strict=True)
+    )
     return _mean(sums)
 
 

@@ -128,7 +128,7 @@ def _theory(line: Line, analysis: Analysis) -> Iterator[dict[str, Any]]:
     low, high = min(map(_probability, line.trials)), max(map(_probability, line.trials))
     for p in (low + (high - low) * i / GRID for i in range(GRID + 1)):
         delay = msgspec.structs.replace(line.delay, probability=p)
-        time_s = expected_s(median(rounds), base.round_s, delay, analysis.clients)
+        time_s = expected_s(median(rounds), base, delay, analysis.clients, line.trials[0].plan.injected_share)
         yield {"p": round(p, 6), "d": line.label, "time_s": time_s, "kind": THEORY}
 
 

@@ -1,6 +1,6 @@
 """Round trips of an idle connection: clock exchanges beside no message, with what was injected then; no common clock.
 
-An exchange is one small frame each way, so it tells of delay and not of rate.
+An exchange is one small frame each way: on a link with a rate it tells of what queues there, and not of the network.
 """
 
 from __future__ import annotations
@@ -85,5 +85,8 @@ def _trip(stamp: Stamp, event: ClockExchange, link: Shaped, place: tuple[int, bo
         trial=place[0] if place else None,
         control=place[1] if place else False,
         rtt_s=(there_and_back_ns - at_client_ns) / 1e9,
-        injected_s=None if any(way.lossy for way in known) else sum(way.delay_ms for way in known) / 1000,
+        # At a rate, it waits behind whatever else is on its way.
+        injected_s=None
+        if any(way.lossy or way.rate_mbit for way in known)
+        else sum(way.delay_ms for way in known) / 1000,
     )

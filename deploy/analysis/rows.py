@@ -34,7 +34,7 @@ class ClientRound(msgspec.Struct, frozen=True, kw_only=True):
 class Round(msgspec.Struct, frozen=True, kw_only=True):
     """One round: `started_s` after the first round of its trial began; evaluation is part of `duration_s`.
 
-    `asked` counts the clients that the server told to train, by the server's log.
+    `asked` counts the clients that the server told to train, by the server's log; `control`: nothing was injected.
     """
 
     number: int
@@ -43,6 +43,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: float | None
     asked: int
     clients: tuple[ClientRound, ...]
+    control: bool = False
 
     @property
     def covered(self) -> bool:

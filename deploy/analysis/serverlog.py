@@ -37,6 +37,7 @@ class TrialLog:
 
     started_ns: dict[int, int] = field(default_factory=dict)
     duration_s: dict[int, float] = field(default_factory=dict)
+    control: set[int] = field(default_factory=set)
     asked: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     accuracy: dict[tuple[int, str], float] = field(default_factory=dict)
     pauses: list[tuple[int, int]] = field(default_factory=list)
@@ -49,6 +50,7 @@ class TrialLog:
         match event:
             case RoundStarted():
                 self.started_ns[event.round] = stamp.mono_ns
+                self.control |= {event.round} if event.control else set()
             case RoundEnded():
                 self.duration_s[event.round] = event.duration_s
             case MessageSent() if is_training(event.kind):
@@ -104,6 +106,7 @@ class TrialLog:
                 accuracy=self.accuracy_of(number),
                 asked=len(self.asked.get(number, ())),
                 clients=tuple(clients.get(number, ())),
+                control=number in self.control,
             )
             for number, ns in sorted(self.started_ns.items())
             if number > 0

@@ -24,13 +24,15 @@ Source = Literal["trials without delay", "delays subtracted"]
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     """The round time without delay: c = `round_s` seconds, the median of `rounds` rounds.
 
-    `source` says whether those rounds had no delay to begin with, or had their largest measured one subtracted. The
-    median, because one slow round (the first, with cold caches, or a busy moment) must not lift the whole curve.
+    Where links are injected, it is with them, and `control_s` that of the control rounds, if there are any. `source`
+    says whether those rounds had no delay to begin with, or had their largest measured one subtracted. The median,
+    because one slow round (the first, with cold caches, or a busy moment) must not lift the whole curve.
     """
 
     round_s: float
     rounds: int
     source: Source
+    control_s: float | None = None
 
 
 def baseline(trials: Iterable[Trial]) -> Baseline | None:
@@ -41,23 +43,31 @@ def baseline(trials: Iterable[Trial]) -> Baseline | None:
     client's compute time.
     """
     complete = [trial for trial in trials if trial.status == "complete"]
-    plain = list(_round_times(trial for trial in complete if trial.undelayed))
+    rounds = [each for each in _rounds(complete) if not each.control]
+    control = [each for trial in complete if trial.plan.links for each in trial.rounds if each.control]
+    control_s = median(times) if (times := list(_times(control))) else None
+    if control_s is None:
+        rounds = list(_rounds(complete))  # without links, a control round is one without delay
+    kept = set(map(id, rounds))
+    plain = list(_times(each for trial in complete if trial.undelayed for each in trial.rounds if id(each) in kept))
     if plain:
-        return Baseline(round_s=median(plain), rounds=len(plain), source="trials without delay")
-    rest = list(_undelayed_times(complete))
-    return Baseline(round_s=median(rest), rounds=len(rest), source="delays subtracted") if rest else None
+        return Baseline(round_s=median(plain), rounds=len(plain), source="trials without delay", control_s=control_s)
+    rest = list(_undelayed_times(rounds))
+    if not rest:
+        return None
+    return Baseline(round_s=median(rest), rounds=len(rest), source="delays subtracted", control_s=control_s)
 
 
 def _rounds(trials: Iterable[Trial]) -> Iterator[Round]:
     return chain.from_iterable(trial.rounds for trial in trials)
 
 
-def _round_times(trials: Iterable[Trial]) -> Iterator[float]:
-    return (each.duration_s for each in _rounds(trials) if each.duration_s is not None)
+def _times(rounds: Iterable[Round]) -> Iterator[float]:
+    return (each.duration_s for each in rounds if each.duration_s is not None)
 
 
-def _undelayed_times(trials: Iterable[Trial]) -> Iterator[float]:
-    for each in _rounds(trials):
+def _undelayed_times(rounds: Iterable[Round]) -> Iterator[float]:
+    for each in rounds:
         if each.duration_s is not None and each.covered:
             yield each.duration_s - max(client.measured_s or 0.0 for client in each.clients)
 
@@ -69,18 +79,24 @@ def clients_per_round(dataset: Dataset) -> int:
     return median_high(asked) if asked else hosts
 
 
-def expected_s(rounds: float, round_s: float, delay: Delay | None, clients: int) -> float:
-    """Return E[T] = `rounds` · (`round_s` + expected largest delay of `clients` clients), in seconds."""
-    return rounds * (round_s + (delay.expected_slowest_s(clients) if delay else 0.0))
+def expected_s(rounds: float, base: Baseline, delay: Delay | None, clients: int, injected: float = 1.0) -> float:
+    """Return E[T] in seconds: `rounds` · (c + expected largest delay of `clients` clients).
+
+    `injected` is the share of rounds that are no control rounds; those have no delay, and no link.
+    """
+    with_s = base.round_s + (delay.expected_slowest_s(clients) if delay else 0.0)
+    without_s = base.round_s if base.control_s is None else base.control_s
+    return rounds * (injected * with_s + (1 - injected) * without_s)
 
 
 def drawn_s(trial: Trial) -> float | None:
     """Return the sum over rounds of the largest delay that was drawn, in seconds; None if a client's is not known."""
     if trial.undelayed:
         return 0.0
-    draws = [[row.requested_s for row in each.clients] for each in trial.rounds if each.covered]
+    delayed = [each for each in trial.rounds if not each.control]
+    draws = [[row.requested_s for row in each.clients] for each in delayed if each.covered]
     known = [[draw for draw in each if draw is not None] for each in draws]
-    whole = len(draws) == len(trial.rounds) and known == draws
+    whole = len(draws) == len(delayed) and known == draws
     return sum(max(each) for each in known) if whole else None
 
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 ANSWER_S = 30.0
 """How long a shaping process has for an answer: `tc` behind sudo on a small board that is busy."""
 _LOOK_S = 0.5
+_SIGMAS = 4
 
 
 class ShapingFailed(StepError):
@@ -83,6 +85,7 @@ class Shaper:
         self._changed = threading.Event()
         self._lifted: Moment | None = None
         self._tcp: protocol.Tcp | None = None
+        self._longest_s = 0.0
 
     def __enter__(self) -> Self:
         """Start the process and wait until it is there."""
@@ -126,9 +129,16 @@ class Shaper:
         return self._ready.address if self._ready else ""
 
     def clear(self, trial: int, number: int) -> protocol.Applied:
-        """Be natural in this trial from this round on, and return when that is so."""
+        """Be natural in this trial from this round on, and return when that is so.
+
+        What is still held back keeps its moment, and what is sent after it has to wait behind it: it is let go first.
+        """
+        held_s = self._longest_s
         setting = Setting(trial, number, "", NATURAL, NATURAL)
-        return self._ask(setting, lambda number: protocol.Clear(number=number))
+        applied = self._ask(setting, lambda number: protocol.Clear(number=number))
+        if held_s:
+            time.sleep(held_s)
+        return applied
 
     def set(self, setting: Setting) -> protocol.Applied:
         """Be so from now on, and return what was applied."""
@@ -269,6 +279,7 @@ class Shaper:
             applied_down=answer.down,
         )
         self._log.write(event, _moment(answer.mono_ns))
+        self._longest_s = max(map(_longest_s, (setting.up, setting.down)))
         pending.answer = answer
         pending.done.set()
 
@@ -291,6 +302,11 @@ def command(layer: Layer) -> list[str]:
     if layer == "kernel":
         return kernel.command(is_root=os.geteuid() == 0)
     return [sys.executable, "-P", "-m", "flclient.link.relay"]
+
+
+def _longest_s(way: Way) -> float:
+    """Return how long a packet may be held back: jitter of four standard deviations is one in thousands."""
+    return (way.delay_ms + (_SIGMAS if way.distribution != "uniform" else 1) * way.jitter_ms) / 1000
 
 
 def _moment(mono_ns: int) -> Moment:

@@ -17,22 +17,33 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+def c(round_s: float, control_s: float | None = None) -> Baseline:
+    return Baseline(round_s=round_s, rounds=1, source="trials without delay", control_s=control_s)
+
+
 @pytest.mark.parametrize(
     ("p", "factor"), [(0.0, 0.0), (0.2, 0.488), (0.4, 0.784), (0.6, 0.936), (0.8, 0.992), (1.0, 1.0)]
 )
 def test_expected_time_has_the_factors_of_three_clients(p: float, factor: float) -> None:
     """E[T] = R (c + d (1 - (1 - p)^3)): known values."""
-    assert expected_s(10, 2.0, Delay(p, Constant(3.0)), 3) == pytest.approx(10 * (2.0 + 3.0 * factor))
+    assert expected_s(10, c(2.0), Delay(p, Constant(3.0)), 3) == pytest.approx(10 * (2.0 + 3.0 * factor))
 
 
 @pytest.mark.parametrize(("p", "slowest_s"), [(0.5, 3.6875), (1.0, 4.5)])
 def test_expected_time_of_a_uniform_delay(p: float, slowest_s: float) -> None:
     """The expected maximum over the delayed clients: known values for U(3, 5) and three clients."""
-    assert expected_s(1, 0.0, Delay(p, Uniform(3.0, 5.0)), 3) == pytest.approx(slowest_s)
+    assert expected_s(1, c(0.0), Delay(p, Uniform(3.0, 5.0)), 3) == pytest.approx(slowest_s)
+
+
+def test_control_rounds_have_neither_delay_nor_link() -> None:
+    """Of 10 rounds every fifth: 8 with all that is injected, 2 without."""
+    delay = Delay(1.0, Constant(3.0))
+    assert expected_s(10, c(2.0), delay, 3, 0.8) == pytest.approx(8 * 5.0 + 2 * 2.0)
+    assert expected_s(10, c(2.0, control_s=0.5), delay, 3, 0.8) == pytest.approx(8 * 5.0 + 2 * 0.5)
 
 
 def test_expected_time_without_delay_is_rounds_times_c() -> None:
-    assert expected_s(10, 0.5, None, 3) == 5.0
+    assert expected_s(10, c(0.5), None, 3) == 5.0
 
 
 def test_c_is_the_median_round_of_trials_without_delay(tmp_path: Path, kit: ModuleType) -> None:
