@@ -89,7 +89,7 @@ def up(request: Request, view: View) -> None:
             crew.prepare_python(Kit(request.playbook.app, refresh=request.refresh))
             phases.begin("push")
             bundle = crew.push_code(request.playbook.app)
-            crew.clear_links(bundle)
+            crew.prepare_links(bundle)
             if request.playbook.tls:
                 crew.prepare_keys(bundle)
             else:

@@ -19,9 +19,10 @@ from deploy.environment.prepare import prepare_python
 from deploy.errors import DeployError, HostError, InputError, LabError, together
 from deploy.facts import Facts, app_distributions, findings, look
 from deploy.health import Examined, Health, examine
+from deploy.keepers import obstacle, unshape
 from deploy.remote.fanout import NARROW, WIDE, connect_each, try_out
 from deploy.shaping import choose, is_asked, layers
-from deploy.worker import stop, unshape
+from deploy.worker import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +48,7 @@ class Crew:
     min_clients: int | None
     view: View
     facts: dict[str, Facts] = field(default_factory=dict)
+    wishes: dict[str, Wish] = field(default_factory=dict)
     shaping: dict[str, Shaping] = field(default_factory=dict)
     absent: dict[str, DeployError] = field(default_factory=dict)
 
@@ -106,6 +108,7 @@ class Crew:
 
     def _choose_layers(self, seen: Mapping[str, Examined], wanted: Mapping[str, Wish]) -> None:
         """Choose who shapes each client's link; a client whose link nobody can play fails."""
+        self.wishes.update(wanted)
         chosen = choose(self.hosts, seen, wanted)
         shaping, failures = layers(chosen)
         self.leave_out(failures)
@@ -146,15 +149,29 @@ class Crew:
         self.each(pushed, width=NARROW)
         return bundle
 
-    def clear_links(self, bundle: Bundle) -> None:
-        """Take off links that a campaign has left which was killed: what is measured next shall be natural."""
+    def prepare_links(self, bundle: Bundle) -> None:
+        """Take off links that a killed campaign has left, and let each kernel that is to shape one try it.
 
-        def cleared(host: Host, remote: Remote) -> None:
+        One that cannot leaves it to a relay, if the playbook leaves the choice.
+        """
+
+        def tried(host: Host, remote: Remote) -> str:
             facts = self.facts[host.name]
-            for left in unshape(remote, facts, code_directory(facts, bundle)):
+            code = code_directory(facts, bundle)
+            for left in unshape(remote, facts, code):
                 self.view.note(f"{host.name}: {left}")
+            own = self.shaping.get(host.name)
+            if own is None or own.layer != "kernel":
+                return ""
+            why = obstacle(remote, facts, code, own, self.inventory.server_address)
+            if why and not self.wishes[host.name].is_free:
+                raise HostError(host.name, "link", why)
+            return why
 
-        self.each(cleared)
+        for name, why in self.each(tried).items():
+            if why:
+                self.shaping[name] = msgspec.structs.replace(self.shaping[name], layer="relay")
+                self.view.note(f"{name}: its link is left to a relay: {why}")
 
     def prepare_keys(self, bundle: Bundle) -> None:
         """See to it that every host has a private key, and that its certificate request is among its facts."""

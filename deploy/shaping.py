@@ -46,6 +46,11 @@ class Wish:
         """Return the keys in use that a relay cannot play."""
         return tuple(dict.fromkeys(key for link in self.links for key in link.kernel_only))
 
+    @property
+    def is_free(self) -> bool:
+        """Whether either layer will do."""
+        return self.layer == "auto" and not self.kernel_only
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from deploy import hostside
 from deploy.facts import look_at_ours
+from deploy.keepers import unshape
 from deploy.remote.fanout import ask_each
-from deploy.worker import stop, unshape
+from deploy.worker import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

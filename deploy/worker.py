@@ -28,9 +28,6 @@ PULLED = (EVENTS_FILE, JOB_FILE, PROCESS_FILE, EXIT_FILE)
 PULLED_ENDS = (STDOUT_FILE, STDERR_FILE)
 """What a process may write without end."""
 
-OUR_DEVICES = "fieldlab-"
-"""How the names of devices begin that a link shaped by the kernel brings (`flclient.link.target`)."""
-
 _status_decoder = msgspec.json.Decoder(Status)
 
 
@@ -114,27 +111,14 @@ class Worker:
 
 def stop(remote: Remote, facts: Facts, directory: str) -> None:
     """End the process of a directory of `facts.running`; raises HostError."""
-    remote.run(command(facts, _any_code(facts), "stop", directory), step="stop")
-
-
-def unshape(remote: Remote, facts: Facts, code: str = "") -> list[str]:
-    """Take off links that a killed process has left on a host, and return in words what that was; raises HostError.
-
-    `code`: a bundle that is there, any by default. Those of a process that lives are left alone.
-    """
-    if not any(name.startswith(OUR_DEVICES) for name in facts.interfaces) or not (code or facts.code):
-        return []
-    sudo = [] if facts.user == "root" else ["sudo", "-n", "--"]
-    python = ["env", f"PYTHONPATH={code or _any_code(facts)}", facts.our_python, "-P"]
-    told = remote.run([*sudo, *python, "-m", "flclient.link.kernel", "--clean"], step="link")
-    return told.splitlines()
+    remote.run(command(facts, any_code(facts), "stop", directory), step="stop")
 
 
 def host_statuses(remote: Remote, facts: Facts) -> list[Status]:
     """Return how our latest processes on a host stand, the latest first; raises HostError."""
     if not facts.code:
         return []
-    argv = command(facts, _any_code(facts), "status", f"{facts.workdir}/campaigns")
+    argv = command(facts, any_code(facts), "status", f"{facts.workdir}/campaigns")
     try:
         return [
             decoded(_status_decoder.decode, line.encode()) for line in remote.read(argv, step="status").splitlines()
@@ -146,7 +130,7 @@ def host_statuses(remote: Remote, facts: Facts) -> list[Status]:
 def host_tail(remote: Remote, facts: Facts, file: Tail, on_line: Callable[[str], None]) -> None:
     """Pass on the end of a process's file, and with `follow` what is added to it; raises HostError."""
     verb = "follow" if file.follow else "tail"
-    argv = command(facts, _any_code(facts), verb, file.directory, file.name, str(file.lines))
+    argv = command(facts, any_code(facts), verb, file.directory, file.name, str(file.lines))
     remote.run(argv, step="logs", on_line=on_line)
 
 
@@ -155,6 +139,6 @@ def command(facts: Facts, code: str, *words: str) -> list[str]:
     return ["env", f"PYTHONPATH={code}", facts.our_python, "-P", "-m", "flcommon.commands", *words]
 
 
-def _any_code(facts: Facts) -> str:
+def any_code(facts: Facts) -> str:
     """Return a bundle that is on the host already: processes are found and ended the same way by any."""
     return f"{facts.workdir}/code/{facts.code[-1]}"

@@ -16,7 +16,7 @@ from deploy.facts import look
 from deploy.inventory import Host, Inventory, Python, Ssh
 from deploy.remote.fake import FakeRemote
 from deploy.takedown import take_down
-from deploy.worker import PULLED, PULLED_ENDS, Worker, host_statuses, stop, unshape
+from deploy.worker import PULLED, PULLED_ENDS, Worker, host_statuses, stop
 from flcommon.credentials import certificate_request
 from flcommon.job import AppRef, ClientJob
 from flcommon.process import Order, alive, read_identity
@@ -137,24 +137,4 @@ def test_a_host_without_code_runs_nothing(facts):
     """It is not even asked: there is nothing there to ask with."""
     remote = FakeRemote("a")
     assert host_statuses(remote, facts()) == []
-    assert remote.calls == []
-
-
-def test_links_that_a_killed_process_left_are_taken_off(facts):
-    """By the code that is there, with sudo where the login is not root's; what was removed is passed on."""
-    said = "eth0: removed\n"
-    for user, first in (("root", "env"), ("kim", "sudo")):
-        remote = FakeRemote("a", {lambda argv: "--clean" in argv: said})
-        left = facts(user=user, interfaces=("lo", "eth0", "fieldlab-2"), code=("abc",))
-        assert unshape(remote, left) == ["eth0: removed"]
-        (call,) = remote.calls
-        assert call.argv[0] == first
-        assert call.argv[-3:] == ("-m", "flclient.link.kernel", "--clean")
-
-
-def test_a_host_without_devices_of_ours_is_not_asked_for_links(facts):
-    """Nor is one that has no code to ask with."""
-    remote = FakeRemote("a")
-    assert unshape(remote, facts(interfaces=("lo", "eth0"), code=("abc",))) == []
-    assert unshape(remote, facts(interfaces=("fieldlab-2",), code=())) == []
     assert remote.calls == []
