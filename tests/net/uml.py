@@ -115,7 +115,8 @@ def with_guests(inventory: Inventory, *names: str) -> Inventory:
     sixes = addresses6(inventory)
     chosen = [host for host in inventory.hosts if host.name in names]
     with ThreadPoolExecutor(len(chosen)) as pool:
-        guests = dict(zip(names, pool.map(lambda host: _boot(host, sixes.get(host.name)), chosen), strict=True))
+        booted = pool.map(lambda host: _boot(host, sixes.get(host.name)), chosen)
+        guests = {guest.name: guest for guest in booted}
     server = guests.get(inventory.server.name, inventory.server)
     return msgspec.structs.replace(
         inventory,
