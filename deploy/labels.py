@@ -38,17 +38,32 @@ def value_text(value: Any) -> str:  # noqa: ANN401 - a swept value is whatever Y
 def setting_text(plan: PlannedTrial, key: str) -> str:
     """Write the value of swept `key` in a trial; a delay's size and what a link is like with their units."""
     if key.startswith(_LINK):
-        value, unit = plan.settings[key], key.rpartition("_")[2]
-        return "no limit" if value is None else f"{value_text(value)} {_UNITS[unit]}"
+        return _link_text(key, plan.settings[key])
     if key == SECONDS and plan.delay is not None:
         return plan.delay.seconds.label
     return value_text(plan.settings[key]) + (" s" if key == SECONDS else "")
 
 
 def settings_text(plan: PlannedTrial) -> str:
-    """Write all swept values of a trial, for example `p = 0.2, d = 3 s`."""
-    pairs = (f"{setting_name(key)} = {setting_text(plan, key)}" for key in plan.settings)
-    return ", ".join(pairs) or "as in the playbook"
+    """Write all swept values of a trial, for example `p = 0.2, d = 3 s` or `delay 20 ms, no rate limit`."""
+    return ", ".join(pair_text(plan, key) for key in plan.settings) or "as in the playbook"
+
+
+def pair_text(plan: PlannedTrial, key: str) -> str:
+    """Write a swept key with its value in a trial, as short as an axis wants it."""
+    return named_text(key, plan.settings[key], setting_text(plan, key))
+
+
+def named_text(key: str, value: Any, text: str | None = None) -> str:  # noqa: ANN401 - as value_text
+    """Write a swept key with a value, as `text` has it; a link's without the word."""
+    if not key.startswith(_LINK):
+        return f"{setting_name(key)} = {value_text(value) if text is None else text}"
+    name = setting_name(key).removeprefix("link ")
+    return f"no {name} limit" if value is None else f"{name} {_link_text(key, value)}"
+
+
+def _link_text(key: str, value: Any) -> str:  # noqa: ANN401 - as value_text
+    return "no limit" if value is None else f"{value_text(value)} {_UNITS[key.rpartition('_')[2]]}"
 
 
 def seconds_text(value_s: float | None) -> str:

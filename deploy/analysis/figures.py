@@ -16,7 +16,7 @@ from deploy.analysis.conditions import base_key, grouped
 from deploy.analysis.palette import PART_COLORS
 from deploy.analysis.rows import Trial
 from deploy.analysis.theory import expected_s
-from deploy.labels import PROBABILITY, SECONDS, setting_name, setting_text
+from deploy.labels import PROBABILITY, SECONDS, pair_text
 from flcommon.delay import Delay
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _line(trials: list[Trial]) -> Line:
     plan = next((trial.plan for trial in trials if trial.plan.delay), trials[0].plan)
     rest = [key for key in plan.settings if key not in {PROBABILITY, SECONDS}]
     size = [f"d = {plan.delay.seconds.label}"] if plan.delay else []
-    label = ", ".join(size + [f"{setting_name(key)} = {setting_text(plan, key)}" for key in rest])
+    label = ", ".join(size + [pair_text(plan, key) for key in rest])
     return Line(label=label or "no delay", delay=plan.delay, trials=trials)
 
 

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from deploy.analysis.networkpage import network_section
 from deploy.analysis.palette import DARK, LIGHT, vega_config
 from deploy.analysis.theory import ideal_s
-from deploy.labels import UNKNOWN, seconds_text, setting_name, setting_text, signed, value_text
+from deploy.labels import UNKNOWN, named_text, seconds_text, setting_name, setting_text, signed, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -130,7 +130,7 @@ def _cells(condition: Condition) -> list[str]:
 def _baselines(analysis: Analysis) -> Iterator[dict[str, Any]]:
     for key, base in analysis.baselines.items():
         values = json.loads(key)
-        group = ", ".join(f"{setting_name(name)} = {value_text(value)}" for name, value in values.items())
+        group = ", ".join(named_text(name, value) for name, value in values.items())
         known = {"c": f"{base.round_s:.3f}", "rounds": base.rounds, "source": base.source} if base else {"c": ""}
         yield {"group": group, **known}
 
