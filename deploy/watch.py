@@ -197,7 +197,8 @@ class CampaignWatch:
             return None
         match event:
             case events.Ready():
-                self.hosts[host].failed = None  # a new process: what the one before it said is history
+                # A new process: what the one before it said is history.
+                self.hosts[host].failed = self.hosts[host].before = None
             case events.Failed():
                 self.hosts[host].failed = event
             case events.CampaignStarted():
@@ -238,7 +239,7 @@ class CampaignWatch:
             self.on_note(f"{told}; it was started again {one.starts} times, the campaign goes on without it")
         else:
             pause_s = self.pauses_s[one.starts]
-            one.exit, one.failed, one.starts = None, None, one.starts + 1
+            one.exit, one.before, one.failed, one.starts = None, one.exit, None, one.starts + 1
             self.on_note(f"{told}; starting it again in {pause_s:g} s")
             self._begin(Follower(before.worker, before.names, self, pause_s=pause_s, seen=before.seen))
 
@@ -246,6 +247,8 @@ class CampaignWatch:
         """Take in that nothing more will be heard of a process."""
         one = self.hosts[host]
         one.lost, one.away = error, None
+        # A start that failed brings nobody back: the process has ended as it had before.
+        one.exit = one.exit or one.before
         if self.endures(host):
             said = error.briefly if isinstance(error, CommandFailed) else str(error)
             self.on_host(host, "not watched any more")

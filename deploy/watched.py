@@ -27,7 +27,8 @@ class Watched:
     """What is known of one process.
 
     `lost`: why nothing more will come from it; `away`: why its host is out of reach, where it is being looked for;
-    `gone`: what the server says of it, while it is not connected; `starts`: how often it was started again.
+    `gone`: what the server says of it, while it is not connected; `starts`: how often it was started again, `before`:
+    how it had ended then, until it says that it runs.
     """
 
     failed: events.Failed | None = None
@@ -36,6 +37,7 @@ class Watched:
     away: DeployError | None = None
     gone: str | None = None
     starts: int = 0
+    before: Exit | None = None
 
     @property
     def ended(self) -> bool:

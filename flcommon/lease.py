@@ -7,6 +7,7 @@ the campaign's end.
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -41,6 +42,6 @@ def is_held(file: Path, lease_s: float = LEASE_S) -> bool:
 
 
 def _write(file: Path, text: str) -> None:
-    draft = file.with_name(f".{file.name}")
+    draft = file.with_name(f".{file.name}.{os.getpid()}")  # who starts the process writes too, at the same moment
     draft.write_text(text)
     draft.replace(file)

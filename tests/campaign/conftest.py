@@ -32,6 +32,7 @@ MARK = "FIELDLAB_VIRTUAL_HOST"
 PAYLOAD = """
 playbook: small
 app: flclient.apps.payload
+probe: off
 run_config: {payload-bytes: 1000}
 rounds: 2
 order: listed

@@ -55,7 +55,9 @@ def run(bench: Any, recorder: type, tmp_path: Path) -> Iterator[Callable[..., Ra
     def up(app: str, *lines: str, clients: int = 2) -> Ran:
         (tmp_path / "apps").exists() or (tmp_path / "apps").symlink_to(APPS)
         view = recorder()
-        bench.up(view, "\n".join(["playbook: p", f"app: apps/{app}", "order: listed", *lines]), clients=clients)
+        bench.up(
+            view, "\n".join(["playbook: p", f"app: apps/{app}", "order: listed", "probe: off", *lines]), clients=clients
+        )
         manifest = bench.manifest(view)
         assert (manifest.status, manifest.error, manifest.app) == ("complete", None, f"apps/{app}")
         summary = write_report(view.directory)

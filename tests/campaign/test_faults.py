@@ -17,6 +17,7 @@ from flcommon import events
 LONG = """
 playbook: long
 app: flclient.apps.payload
+probe: off
 run_config: {payload-bytes: 1000}
 rounds: 100000
 """
@@ -70,6 +71,7 @@ def test_an_app_that_lacks_its_data_says_so(bench, recorder, tmp_path):
     playbook = f"""
 playbook: no-data
 app: flclient.apps.cifar10
+probe: off
 data: {{set: cifar10, path: {tmp_path / "nothing"}}}
 rounds: 1
 """

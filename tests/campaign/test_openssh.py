@@ -68,7 +68,7 @@ def _up(lab, view, playbook):
 
 def test_a_campaign_goes_the_same_way(lab, recorder, bench):
     """Twice: the second finds the code on the hosts and pushes nothing; `down` then finds nothing that runs."""
-    playbook = "playbook: p\napp: flclient.apps.payload\nrounds: 3\n"
+    playbook = "playbook: p\napp: flclient.apps.payload\nrounds: 3\nprobe: off\n"
     for _ in range(2):
         view = recorder()
         _up(lab, view, playbook)
@@ -96,7 +96,7 @@ def test_a_second_campaign_is_refused_while_one_runs(lab, recorder):
 
     view = recorder(events.RoundStarted, try_another)
     with pytest.raises(CampaignError, match="stopped from outside"):
-        _up(lab, view, "playbook: long\napp: flclient.apps.payload\nrounds: 1000000\n")
+        _up(lab, view, "playbook: long\napp: flclient.apps.payload\nrounds: 1000000\nprobe: off\n")
     assert refusals == [set(HOSTS)]
     assert "failed with status 1" in _shown(lab_status(load_inventory(lab), connect))
 
@@ -107,7 +107,7 @@ def test_status_and_logs_after_a_campaign(lab, recorder):
     events_of = Tail(directory="", name="events.jsonl", lines=2, follow=True)
     with pytest.raises(HostError, match=r"^pi-a: logs: no campaign has run on this host"):
         show_log(hosts["pi-a"], connect, events_of, print)
-    _up(lab, recorder(), "playbook: p\napp: flclient.apps.payload\nrounds: 2\n")
+    _up(lab, recorder(), "playbook: p\napp: flclient.apps.payload\nrounds: 2\nprobe: off\nsample_every_s: 0\n")
     assert _shown(lab_status(load_inventory(lab), connect)).count("ended well") == len(HOSTS)
     lines = []
     show_log(hosts["pi-a"], connect, events_of, lines.append)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flcommon import events
 
-PLAIN = "playbook: plain\napp: flclient.apps.payload\nrounds: 1\ntransport: {tls: off}\n"
+PLAIN = "playbook: plain\napp: flclient.apps.payload\nrounds: 1\nprobe: off\ntransport: {tls: off}\n"
 
 
 def host_keys(pid_of) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from flcommon import events
 ORDERS = """
 playbook: orders
 app: flclient.apps.cifar10
+probe: off
 data: {set: digits, partition: iid}
 run_config: {lr: 0.05}
 rounds: 2

@@ -23,6 +23,7 @@ playbook: small
 app: flclient.apps.payload
 run_config: {payload-bytes: 1000}
 rounds: 8
+probe: off
 delay: {at: before-upload, probability: 1, seconds: 0.05}
 """
 CABLES = (Both.of(5), Both(Way(delay_ms=30), Way(delay_ms=10)))

@@ -24,6 +24,7 @@ from deploy.view import Silent
 PAYLOAD = """
 playbook: small
 app: flclient.apps.payload
+probe: off
 run_config: {payload-bytes: 1000}
 rounds: 2
 order: listed

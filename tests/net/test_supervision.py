@@ -33,6 +33,7 @@ ROUNDS = 40
 PLAYBOOK = f"""
 playbook: slow
 app: flclient.apps.payload
+probe: off
 run_config: {{payload-bytes: 1000}}
 rounds: {ROUNDS}
 warmup_rounds: 0

@@ -368,6 +368,16 @@ def test_when_all_clients_are_gone_for_good_nobody_waits(stage):
     never.set()
 
 
+def test_a_start_that_is_refused_brings_nobody_back(stage):
+    """A client whose host would not start it again is as gone as it was: with the last one, nobody waits."""
+    never = threading.Event()
+    refused = CommandFailed("a", "start", ["env"], status=1, output="No space left on device\n")
+    late = held(stage, "a: start: No space left")
+    with pytest.raises(CampaignError, match=r"^a: run: the process was killed by SIGKILL"):
+        stage.run(server=(never, DONE), a=(KILLED, refused), b=(late, failure("No space left on device"), FAILED))
+    never.set()
+
+
 def test_clients_that_end_just_before_their_server_are_no_failure(stage):
     """A server that says goodbye ends a moment after its clients."""
     stage.watch.aftermath_s = 10.0
