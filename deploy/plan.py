@@ -13,7 +13,7 @@ import numpy as np
 
 from deploy.app import ROUNDS
 from deploy.manifest import PlannedTrial
-from flcommon.job import WARMUP, AppRef, ClientJob, ClientTrial, ServerJob, ServerTrial
+from flcommon.job import PREPARE_TIMEOUT_S, WARMUP, AppRef, ClientJob, ClientTrial, ServerJob, ServerTrial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from flcommon.link import Link
 
 _ORDER_STREAM = 1
+WITHOUT_CONTROLLER_S = 86_400.0
+"""For so long a campaign waits whose clients hold for want of a controller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,13 @@ class Plan:
             pull_every_s=self.playbook.pull_every_s,
             probe=self.playbook.probe,
             sample_every_s=self.playbook.sample_every_s,
+            prepare_timeout_s=WITHOUT_CONTROLLER_S if self._holds else PREPARE_TIMEOUT_S,
         )
+
+    @property
+    def _holds(self) -> bool:
+        """Whether a client may have to wait for a controller: its kernel's link is taken off while none is there."""
+        return any(own.layer == "kernel" for own in self.shaping.values())
 
     def client_job(self, campaign: str, *, host: str, server_address: str, tls: Tls | None = None) -> ClientJob:
         """Return the job of the client named `host`; raises ValueError if the plan has no such client."""

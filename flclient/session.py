@@ -64,7 +64,9 @@ def take_part(job: ClientJob, app: ClientApp, log: EventLog) -> None:
         shaper = stack.enter_context(Shaper(job, job.shaping, log)) if job.shaping else None
         address = shaper.address if shaper else ""
         connection = stack.enter_context(Connection(job, log, arriving.progress, address))
-        conductor = stack.enter_context(Conductor(job, shaper, log)) if shaper else None
+        conductor = Conductor(job, shaper, log, lambda: connection.over) if shaper else None
+        if conductor is not None:
+            stack.enter_context(conductor)
         stack.enter_context(connection.sampler)
         Session(job, app, connection, log, conductor).run()
 
@@ -196,7 +198,7 @@ class Session:
         if self._conductor is not None:
             self._conductor.mark(place, up=False)
             self._conductor.enter(frame.round)
-            self._conductor.hold(lambda: self._connection.over)
+            self._conductor.hold()
         reply = self._call(place, trial, message, context)
         returned = now()
         parts = self._encoded(reply, message, place)

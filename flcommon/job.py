@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WARMUP = -1
 """The index of the warm-up, which is run like a trial and counts as none."""
 
+PREPARE_TIMEOUT_S = 600.0
+"""A first trial may have to load, or even download, a data set."""
+
 ConfigValue = bool | int | float | str
 """What Flower allows in a run_config or node_config (`flwr.app.UserConfigValue`)."""
 
@@ -143,7 +146,8 @@ class ServerJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `warmup` comes before the trials: what a process does only once (lazy imports, loading data, first use of every
     kernel) shall not be in the first trial's time. `listen` is `address:port`; port 0 takes a free one, and the
     `listening` event says which. Between two rounds the experiment may be held for pulling logs, every `pull_every_s`
-    at most; 0 means never. `probe`: the natural network is measured before the first trial and after the last.
+    at most; 0 means never. `probe`: the natural network is measured before the first trial and after the last. Clients
+    have `prepare_timeout_s` for making ready for a trial: a first one may have to download a data set.
     """
 
     listen: str
@@ -153,6 +157,7 @@ class ServerJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):
     join_timeout_s: float = 120.0
     pull_every_s: float = 0.0
     probe: bool = False
+    prepare_timeout_s: float = PREPARE_TIMEOUT_S
 
 
 class ClientJob(Job, frozen=True, forbid_unknown_fields=True, kw_only=True):

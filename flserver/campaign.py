@@ -38,13 +38,11 @@ if TYPE_CHECKING:
     from flcommon.eventlog import EventLog
     from flcommon.job import ServerJob, ServerTrial
 
-PREPARE_TIMEOUT_S = 600.0
-"""A first trial may have to load, or even download, a data set."""
-
 
 def run_campaign(job: ServerJob, log: EventLog, started: float) -> None:
     """Run all trials of the job; `started` is the process's start on `time.monotonic`. Raises FieldlabError."""
     grid = GrpcGrid(job.campaign, job.clients, log, job.transport, job.sample_every_s)
+    grid.prepare_timeout_s = job.prepare_timeout_s
     with _closing(grid), grid.sampler:
         credentials = server_credentials(job.tls) if job.tls else None
         log.write(Listening(address=grid.streams.listen(job.listen, credentials)))
@@ -85,7 +83,7 @@ def run_trial(trial: ServerTrial, app: ServerApp, grid: GrpcGrid, log: EventLog,
     grid.begin(trial.index, rounds)
     grid.roster.open_trial(trial.index)
     seed_everything(trial.seed)
-    grid.roster.wait_prepared(trial.index, PREPARE_TIMEOUT_S)
+    grid.roster.wait_prepared(trial.index, grid.prepare_timeout_s)
     log.write(TrialPrepared(trial=trial.index))
     ok = False
     names = {node_id: client for client, node_id in grid.roster.node_ids.items()}

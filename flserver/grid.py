@@ -25,7 +25,7 @@ from flcommon.events import (
     ReplyReceived,
     Transferring,
 )
-from flcommon.job import Transport
+from flcommon.job import PREPARE_TIMEOUT_S, Transport
 from flcommon.sampling import Sampler
 from flcommon.sending import Sending
 from flserver.errors import ServerError
@@ -80,6 +80,8 @@ class GrpcGrid(Grid):
         self._idle_since: float | None = None
         self._arrived_bytes = 0
         self._largest_bytes = 0
+        self.prepare_timeout_s = PREPARE_TIMEOUT_S
+        """How long the clients have for making ready for a trial."""
 
     def begin(self, trial: int, rounds: Rounds) -> None:
         """Work for this trial from now on: what an earlier one left unanswered is forgotten."""

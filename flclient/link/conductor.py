@@ -33,12 +33,16 @@ MOST_STATES = 20
 
 
 class Conductor:
-    """One client's link. Use it as a context manager; raises ShapingFailed where the link is not as asked."""
+    """One client's link. Use it as a context manager; raises ShapingFailed where the link is not as asked.
 
-    def __init__(self, job: ClientJob, shaper: Shaper, log: EventLog) -> None:
+    `is_over` says whether there is nothing to wait for any more, as the server is gone.
+    """
+
+    def __init__(self, job: ClientJob, shaper: Shaper, log: EventLog, is_over: Callable[[], bool]) -> None:
         self._job = job
         self._shaper = shaper
         self._log = log
+        self._is_over = is_over
         self._trial: ClientTrial | None = None
         self._course: _Course | None = None
         self._round = 0
@@ -90,9 +94,9 @@ class Conductor:
         """Have logged what was done to this message."""
         self._shaper.mark(place, up=up)
 
-    def hold(self, is_over: Callable[[], bool]) -> None:
-        """Return when what the trial asks for is in force, or there is nothing to wait for any more."""
-        self._shaper.hold(is_over)
+    def hold(self) -> None:
+        """Return when what was asked for is in force: not while it is off for want of a controller."""
+        self._shaper.hold(self._is_over)
 
     def enter(self, number: int) -> None:
         """A message of this round is here; with the first, the course begins."""
@@ -191,6 +195,7 @@ class Conductor:
         self._proved.add(_key(step))
 
     def _measure(self, step: Step, prober: Prober, *, rates: bool) -> tuple[proof.Direction, proof.Direction]:
+        self.hold()
         up, down = step.up, step.down
         count, every_ms = proof.pings_for(up, down)
         setting = self._setting(step)
