@@ -78,6 +78,8 @@ class Peer:
         self.prepared: set[int] = set()
         self.switched: wire.Switched | None = None
         self.measured: str | None = None
+        self.errand: wire.Frame | None = None
+        """What it was asked for outside a trial, until that is done: a process that takes its place is asked anew."""
         self.unanswered: dict[str, Parcel] = {}
         self.reading = threading.Lock()
         self.outbox = Outbox(lambda: self.inbox.number)
@@ -137,8 +139,9 @@ class Peer:
             self.switched = None
             self.inbox.reset()
             self.outbox.reset()
-        for frame in state:
-            self.outbox.post(frame)
+        for frame in (*state, self.errand):
+            if frame is not None:
+                self.outbox.post(frame)
         for parcel in self.unanswered.values():
             if parcel.tried:
                 parcel.watch.redelivered(0, sum(map(len, parcel.body)))

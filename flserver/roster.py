@@ -134,9 +134,13 @@ class Roster:
     def measure(self, stage: str, size_bytes: int, timeout_s: float) -> None:
         """Let each client look at its natural path, one after the other: they may share it. Raises ServerError."""
         for peer in self._peers.values():
-            if peer.given_up is None:
-                peer.outbox.post(wire.Measure(stage, size_bytes))
-                self._await("probe: measured", _has_measured(peer, stage), timeout_s)
+            with self._changed:
+                if peer.given_up is not None:
+                    continue
+                peer.errand = wire.Measure(stage, size_bytes)
+                peer.outbox.post(peer.errand)
+            self._await("probe: measured", _has_measured(peer, stage), timeout_s)
+            peer.errand = None
 
     def instruct(self, node_id: int, parcel: Parcel) -> str | None:
         """Send an instruction; returns why not, if the client is given up. Raises ServerError for an unknown node."""

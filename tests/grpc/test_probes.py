@@ -112,6 +112,20 @@ def test_who_comes_back_in_a_control_round_is_told_so(lab: Any) -> None:
     assert [again.hear(), again.hear()] == [wire.OpenTrial(0), wire.Switch(0, 2, inject=False)]
 
 
+def test_a_client_that_dies_while_it_measures_is_asked_anew(lab: Any) -> None:
+    """Its successor knows of nothing; without an answer, the campaign would wait for it in vain."""
+    a, b = lab.join_all()
+    waiting = lab.call(lab.grid.roster.measure, "before", 1000, LONG_S)
+    assert a.hear() == wire.Measure("before", 1000)
+    a.hang_up()
+    again = lab.join("a", session="s2")
+    assert again.hear() == wire.Measure("before", 1000)
+    again.say(wire.Measured("before"))
+    assert b.hear() == wire.Measure("before", 1000)
+    b.say(wire.Measured("before"))
+    waiting.result(LONG_S)
+
+
 def test_who_does_not_switch_is_named(lab: Any) -> None:
     lab.join_all()
     lab.grid.roster.open_trial(0)
