@@ -63,7 +63,7 @@ LONG = """
 playbook: long
 app: flclient.apps.payload
 run_config: {payload-bytes: 1000}
-rounds: 100
+rounds: 60
 probe: off
 warmup_rounds: 0
 link: {delay_ms: 100, layer: kernel}

@@ -35,7 +35,7 @@ PLAYBOOK = """
 playbook: separation
 app: flclient.apps.payload
 run_config: {payload-bytes: 1000}
-rounds: 12
+rounds: 9
 order: listed
 control: every 3 rounds
 link: {layer: relay}
