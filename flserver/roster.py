@@ -10,9 +10,9 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from flcommon import wire
-from flcommon.eventlog import EventLog, Moment, now
+from flcommon.eventlog import EventLog, now
 from flcommon.events import ClientBack, ClientGivenUp, ClientJoined, ClientLeft, ClientLost
-from flcommon.sockets import connections, peer_address
+from flserver.dumb import dumb_lines
 from flserver.errors import ClientsLost, ServerError
 from flserver.peer import MOST_LOSSES, STEADY_S, Line, Parcel, Peer
 
@@ -280,7 +280,7 @@ class Roster:
                 for peer in self._peers.values():
                     if peer.idle:
                         peer.outbox.mention(wire.Ping())
-            return self._dumb(at)
+            return dumb_lines(self._peers.values(), self._transport.patience_s, at)
 
     @property
     def due_s(self) -> float:
@@ -299,24 +299,6 @@ class Roster:
     @property
     def _ping_every_s(self) -> float:
         return min(self._transport.clock_every_s or math.inf, self._transport.keepalive_s)
-
-    def _dumb(self, at: Moment) -> list[Line]:
-        """Return the connections from which nothing has come for too long, as this process and as its kernel sees it.
-
-        A frozen process, for which its kernel still answers, or a link that went down while all buffers were full.
-        gRPC's own keepalive finds other dead links, and takes a minute for these (grpc.http2.ping_timeout_ms). To lower
-        that would end connections on which an answer has to queue behind a message: the kernel knows of those.
-        """
-        patience_s = self._transport.patience_s
-        suspects = [
-            peer.line
-            for peer in self._peers.values()
-            if peer.line is not None and peer.heard_at.until_s(at) >= patience_s
-        ]
-        if not suspects:
-            return []
-        silent = {one.peer for one in connections() if one.silent_s >= patience_s}
-        return [line for line in suspects if peer_address(line.address) in silent]
 
     def wait_change(self, timeout_s: float) -> None:
         """Sleep until something changes, or the time is up."""
