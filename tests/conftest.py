@@ -31,6 +31,7 @@ LABS = ("campaign", "net", "ssh")
 STARTS_LABS = ("test_cli.py", "test_interrupts.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let two processes share the work (`make test`): one has all that starts labs, and sees that none is left.
 

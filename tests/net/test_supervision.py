@@ -168,7 +168,11 @@ def test_logs_are_pulled_between_rounds_and_cost_no_rounds_time(two):
     rounds_s = sum(event.duration_s for event in story if isinstance(event, events.RoundEnded))
     (trial,) = (event for event in story if isinstance(event, events.TrialEnded))
     assert abs(rounds_s - trial.duration_s) < 1e-6
-    places = [event.round for event in story if isinstance(event, events.MessageSent | events.ReplyReceived)]
+    log = read_log(view.directory / "raw" / "server" / "events.jsonl").events
+    messages = [
+        (stamp.mono_ns, one.round) for stamp, one in log if isinstance(one, events.MessageSent | events.ReplyReceived)
+    ]
+    places = [number for _, number in sorted(messages)]
     assert places == sorted(places)
 
 

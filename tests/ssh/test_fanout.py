@@ -135,6 +135,8 @@ def test_failed_close_hides_nothing_and_stops_nothing(lab: Inventory) -> None:
 
 
 def own_connections() -> list[object]:
+    """Return this process's connections on loopback, where the hosts of a virtual lab are."""
     with contextlib.suppress(psutil.AccessDenied):
-        return [c for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
+        found = psutil.Process().net_connections("tcp")
+        return [c for c in found if c.status == psutil.CONN_ESTABLISHED and c.raddr.ip.startswith("127.")]
     return []
