@@ -12,7 +12,7 @@ demo: $(VENV)/.host  ## run the study's experiment on a virtual lab and draw its
 	$(BIN)/deploy up inventory/virtual.yaml
 
 test: $(VENV)/.test  ## run the whole test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 check: $(VENV)/.test  ## lint, types, import boundaries
 	$(BIN)/ruff check .

@@ -26,22 +26,6 @@ settings.load_profile("untimed")
 SSHD = shutil.which("sshd", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
 
 
-TESTS = Path(__file__).parent
-LABS = ("campaign", "net", "ssh")
-STARTS_LABS = ("test_cli.py", "test_interrupts.py")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let two processes share the work (`make test`): one has all that starts labs, and sees that none is left.
-
-    Both wait more than they compute; more than two would only disturb what is timed.
-    """
-    for item in items:
-        labs = item.path.relative_to(TESTS).parts[0] in LABS or item.path.name in STARTS_LABS
-        item.add_marker(pytest.mark.xdist_group("labs" if labs else "others"))
-
-
 @dataclass(frozen=True)
 class OpenSsh:
     """OpenSSH servers that this user runs on loopback: one key pair opens all, one host key names all.
