@@ -45,7 +45,7 @@ def vega_config(scheme: Scheme, background: str) -> dict[str, Any]:
         "axis": {
             "labelColor": scheme.quiet, "titleColor": scheme.ink, "labelFontSize": 12, "titleFontSize": 12,
             "titleFontWeight": "normal", "titlePadding": 8, "gridColor": scheme.rule, "domainColor": scheme.rule,
-            "tickColor": scheme.rule, "labelLimit": 170,
+            "tickColor": scheme.rule, "labelLimit": 200,
         },
         "legend": {
             "orient": "top", "direction": "horizontal", "labelColor": scheme.ink, "titleColor": scheme.ink,
