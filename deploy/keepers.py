@@ -11,6 +11,7 @@ import msgspec
 
 from deploy.errors import CommandFailed
 from deploy.worker import any_code
+from flcommon.link import OUR_DEVICES
 
 if TYPE_CHECKING:
     from deploy.facts import Facts
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from flcommon.job import Shaping
 
 STEP = "link"
-OUR_DEVICES = "fieldlab-"
-"""How the names of devices begin that such a link brings (`flclient.link.target`)."""
 
 
 class _Broke(msgspec.Struct):

@@ -18,6 +18,7 @@ from deploy.facts import Finding
 from deploy.health import lacks, note
 from deploy.links import assigned
 from flcommon.job import Shaping
+from flcommon.link import OUR_HANDLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 PUT_BACK = ("bfifo", "fq", "fq_codel", "pfifo", "sfq")
 """Queueing disciplines of others that the kernel layer makes again as they were (`flclient.link.kernel`)."""
-OURS = "f1ab:"
-"""The handle by which that layer knows what it has left itself."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _in_the_way(traffic: Traffic) -> Iterator[Finding]:
         yield _obstacle("route", "there is no route to the server", "say in the inventory which interface is meant")
     theirs = [tuple(told.split()) for told in traffic.qdiscs]
     is_simple = len(theirs) == 1 and theirs[0][0] in PUT_BACK and theirs[0][-1] == "root"
-    if theirs and not is_simple and not any(handle == OURS for _, handle, *_ in theirs):
+    if theirs and not is_simple and not any(handle == OUR_HANDLE for _, handle, *_ in theirs):
         kind, handle = next((one for one in theirs if one[0] not in PUT_BACK), theirs[-1])[:2]
         what = f"{traffic.interface} has a {kind} ({handle}) of somebody else, which must not be destroyed"
         place = kind if kind in ("ingress", "clsact") else "root"

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LONGEST_MS = 60_000.0
+PAYLOAD = 1448 / 1514
+"""Of a frame on Ethernet, so much is payload of TCP with time stamps (RFC 7323); a rate counts frames."""
+TOLERANCE_MS, TOLERANCE = 1.0, 0.05
+"""A link whose delay is off by more than the greater of the two, the share of what was asked, is not used."""
+TABLE_LIMIT = 4.0
+"""Standard deviations in the tables of netem's distributions, at most; the relay draws from the same."""
+OUR_HANDLE, OUR_DEVICES = "f1ab:", "fieldlab-"
+"""How what a kernel holds for a link of ours is known: its root's handle, and how its devices' names begin."""
 Layer = Literal["kernel", "relay"]
 """Who shapes: the host's kernel by `tc` (root), or a relay in user space through which the stream goes (anybody)."""
 
@@ -76,6 +84,11 @@ class Way(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     def natural(self) -> bool:
         """Whether it asks for nothing."""
         return self == NATURAL
+
+    @property
+    def spread_ms(self) -> float:
+        """How far a packet's delay is from `delay_ms` at most."""
+        return self.jitter_ms * (1.0 if self.distribution == "uniform" else TABLE_LIMIT)
 
     @property
     def kernel_only(self) -> tuple[str, ...]:

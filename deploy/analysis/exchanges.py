@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 
 from deploy.analysis.corridor import Bounds, fit
-from deploy.analysis.injected import LINK_TOLERANCE, LINK_TOLERANCE_MS
 from deploy.clockline import CLOCKS_FILE, ClockLine
 from flcommon.events import ClientBack, ClientJoined, ClockExchange
+from flcommon.link import TOLERANCE, TOLERANCE_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -103,7 +103,7 @@ def grpc_bounds(session: Session, zero_ns: int, server_zero_ns: int, link: Shape
     """Return what a session tells of the client's clock minus the server's, each counted from its own zero.
 
     What the client's link held back on purpose is no doubt about the clock: it is taken off the way it was on. As sure
-    as a link is proved to be (`LINK_TOLERANCE`), each bound leaves room for.
+    as a link is proved to be (`TOLERANCE`), each bound leaves room for.
     """
     rows, held = [], []
     for stamp, event in session.exchanges:
@@ -127,7 +127,7 @@ def grpc_bounds(session: Session, zero_ns: int, server_zero_ns: int, link: Shape
     received, sent, answered, back = np.array(rows, dtype=np.int64).reshape(-1, 4).T / 1e9
     down, up = np.array(held, dtype=np.float64).reshape(-1, 2).T
     # The same room on both sides, or the middle would lean to one.
-    room = np.where(down + up > 0, np.maximum(LINK_TOLERANCE_MS / 1000, LINK_TOLERANCE * np.maximum(down, up)), 0.0)
+    room = np.where(down + up > 0, np.maximum(TOLERANCE_MS / 1000, TOLERANCE * np.maximum(down, up)), 0.0)
     return Bounds(received, received - sent - down + room, answered, answered - back + up - room)
 
 

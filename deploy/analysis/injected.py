@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from flcommon.events import LinkLifted, LinkRestored, LinkSet, LinkUsed
-from flcommon.link import NATURAL, Layer, Way
+from flcommon.link import NATURAL, PAYLOAD, TABLE_LIMIT, TOLERANCE, TOLERANCE_MS, Layer, Way
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 Direction = Literal["down", "up"]
 
 NS = 1_000_000_000
-PAYLOAD = 1448 / 1514
-"""Of a frame on Ethernet, so much is payload of TCP with time stamps (RFC 7323); a rate counts frames."""
-
-TABLE_LIMIT = 4.0
-"""Standard deviations in the tables of netem's distributions, at most; the relay draws from the same."""
-
-LINK_TOLERANCE, LINK_TOLERANCE_MS = 0.05, 1.0
-"""A link that is off by more than the greater of the two is not used for a campaign (`flclient.link.proof`)."""
 
 
 class Injected(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,17 +53,15 @@ class Injected(msgspec.Struct, frozen=True, kw_only=True):
 
     def agrees(self, held_ms: float) -> bool:
         """Whether that can be how long this link held something: other bytes that went by may be counted too."""
-        room_ms = max(LINK_TOLERANCE_MS, LINK_TOLERANCE * self.delay_ms) + TABLE_LIMIT * self.way.jitter_ms
+        room_ms = max(TOLERANCE_MS, TOLERANCE * self.delay_ms) + TABLE_LIMIT * self.way.jitter_ms
         return self.layer is not None and abs(held_ms - self.delay_ms) <= room_ms
 
     @property
     def least_s(self) -> float:
         """What each packet is kept back at least: neither layer is early, but where packets overtake."""
-        way = self.way
-        if way.reorder_pct:
+        if self.way.reorder_pct:
             return 0.0
-        deviation_ms = way.jitter_ms * (1.0 if way.distribution == "uniform" else TABLE_LIMIT)
-        return max(0.0, self.delay_ms - deviation_ms) / 1000
+        return max(0.0, self.delay_ms - self.way.spread_ms) / 1000
 
     def _applied(self, key: str, requested: float | None) -> float | None:
         value = self.applied.get(key, requested)

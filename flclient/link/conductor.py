@@ -144,11 +144,12 @@ class Conductor:
                     # Half of what is told ahead: the next ones are told long before they are due.
                     self._wake.wait(AHEAD_S / 2)
                     continue
-            try:
-                for setting, at_ns in due:
-                    self._shaper.set_later(setting, at_ns)
-            except ShapingFailed:
-                return  # who asks next is told
+                try:
+                    # Under the lock: what a control round, or the trial's end, makes void must not be told after it.
+                    for setting, at_ns in due:
+                        self._shaper.set_later(setting, at_ns)
+                except ShapingFailed:
+                    return  # who asks next is told
 
     def _due(self) -> list[tuple[Setting, int]]:
         """Return the steps that are to be told now."""

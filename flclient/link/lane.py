@@ -20,7 +20,7 @@ import random
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
-from flcommon.link import NATURAL, Burst, Distribution, Way
+from flcommon.link import NATURAL, TABLE_LIMIT, Burst, Distribution, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +39,6 @@ PIECE_BYTES = 256 * 1024
 LEAST_RETRY_NS = 10 * MS
 MOST_RETRIES = 10
 """Even a link that loses everything lets a segment through after so many, the waits doubling: it is as good as dead."""
-_TABLE_LIMIT = 4.0
-"""Standard deviations in netem's tables, at most."""
 _NORMAL = NormalDist()
 
 
@@ -170,8 +168,8 @@ def deviation(distribution: Distribution, probability: float) -> float:
     if distribution == "uniform":
         return 2 * probability - 1
     normal = _NORMAL.inv_cdf(min(max(probability, 1e-9), 1 - 1e-9))
-    normal = min(max(normal, -_TABLE_LIMIT), _TABLE_LIMIT)
+    normal = min(max(normal, -TABLE_LIMIT), TABLE_LIMIT)
     if distribution == "normal":
         return normal
-    pareto = min((math.pow(max(1 - probability, 1e-9), -1 / 3) - 1.5) * 4 / 3, _TABLE_LIMIT)
+    pareto = min((math.pow(max(1 - probability, 1e-9), -1 / 3) - 1.5) * 4 / 3, TABLE_LIMIT)
     return pareto if distribution == "pareto" else (normal + 3 * pareto) / 4

@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from flcommon.link import PAYLOAD, TOLERANCE, TOLERANCE_MS
+
 if TYPE_CHECKING:
     from flclient.probe import Goodput, Pings
     from flcommon.link import Way
 
-LEAST_MS, SHARE = 1.0, 0.05
-"""A measured delay may be off by the greater of these: milliseconds, and a share of what was asked."""
 RATE_SHARE = 0.10
 PINGS, JITTERED_PINGS = 20, 50
 EVERY_MS = 10.0
 PING_BYTES = 400
 """What a ping or its answer takes on the wire at most, with all headers and TLS; measured: 190 to 330."""
-PAYLOAD = 1448 / 1514
-"""The share of a full Ethernet frame that is TCP's payload (IPv4, time stamps)."""
 _SIGMAS = 4.0
 
 
@@ -84,7 +82,7 @@ def compare(way: Way, name: str, before_s: tuple[float, ...], after_s: tuple[flo
     """
     if not before_s or not after_s:
         return Direction(name, way.delay_ms, None, 0.0)
-    tolerance_ms = max(LEAST_MS, SHARE * way.delay_ms) + _on_wire_ms(way.rate_mbit)
+    tolerance_ms = max(TOLERANCE_MS, TOLERANCE * way.delay_ms) + _on_wire_ms(way.rate_mbit)
     if not way.jitter_ms:
         return Direction(name, way.delay_ms, 1000 * (min(after_s) - min(before_s)), tolerance_ms)
     measured_ms = 1000 * (fmean(after_s) - fmean(before_s))

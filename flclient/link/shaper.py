@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 ANSWER_S = 30.0
 """How long a shaping process has for an answer: `tc` behind sudo on a small board that is busy."""
 _LOOK_S = 0.5
-_SIGMAS = 4
 
 
 class ShapingFailed(StepError):
@@ -305,8 +304,8 @@ def command(layer: Layer) -> list[str]:
 
 
 def _longest_s(way: Way) -> float:
-    """Return how long a packet may be held back: jitter of four standard deviations is one in thousands."""
-    return (way.delay_ms + (_SIGMAS if way.distribution != "uniform" else 1) * way.jitter_ms) / 1000
+    """Return how long a packet may be held back."""
+    return (way.delay_ms + way.spread_ms) / 1000
 
 
 def _moment(mono_ns: int) -> Moment:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from flclient.link.errors import LinkError
 from flclient.link.tc import DEFAULT_MBIT
+from flcommon.link import OUR_DEVICES
 
 if TYPE_CHECKING:
     from flclient.link.tools import Tools
 
 _INTERFACES = Path("/sys/class/net")
-_IFB = "fieldlab-"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Interface:
     @property
     def ifb(self) -> str:
         """The name of our own device, through which what this interface receives is led."""
-        return f"{_IFB}{self.index}"
+        return f"{OUR_DEVICES}{self.index}"
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def interfaces() -> list[Interface]:
     """Return every interface of this host, and those that are gone of which a device of ours has stayed."""
     present = [describe(path.name) for path in sorted(_INTERFACES.iterdir()) if (path / "ifindex").exists()]
     known = {interface.ifb for interface in present}
-    ours = [path.name for path in sorted(_INTERFACES.glob(f"{_IFB}*")) if path.name not in known]
-    return [*present, *(Interface(f"(gone) {name}", int(name.removeprefix(_IFB)), 0, 0.0) for name in ours)]
+    ours = [path.name for path in sorted(_INTERFACES.glob(f"{OUR_DEVICES}*")) if path.name not in known]
+    return [*present, *(Interface(f"(gone) {name}", int(name.removeprefix(OUR_DEVICES)), 0, 0.0) for name in ours)]
 
 
 def _resolve(name: str, server: str) -> list[str]:

@@ -25,12 +25,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flcommon.link import OUR_HANDLE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flcommon.link import Way
 
-ROOT, CUTTER = "f1ab:", "f1ac:"
+ROOT, CUTTER = OUR_HANDLE, "f1ac:"
 SHAPERS = ("f1ad:", "f1ae:")
 """Handles of our own; netem has one of two, so that a new one can take an old one's place at once."""
 ORDERED_MBIT = 34_000.0
