@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.analysis.conditions import Condition, analyse
-from deploy.analysis.dataset import read_dataset
-from deploy.analysis.library import bundling
-from deploy.analysis.page import Drawings, Picture, page
-from deploy.analysis.theory import ideal_s, known_sum
-from deploy.analysis.words import headlines
+from deploy.analysis.page.library import bundling
+from deploy.analysis.page.page import Drawings, Picture, page
+from deploy.analysis.page.words import headlines
+from deploy.analysis.reading.dataset import read_dataset
+from deploy.analysis.statistics.conditions import Condition, analyse
+from deploy.analysis.statistics.theory import ideal_s, known_sum
 from deploy.errors import DeployError
 
 if TYPE_CHECKING:
-    from deploy.analysis.conditions import Analysis
-    from deploy.analysis.rows import Dataset
+    from deploy.analysis.reading.rows import Dataset
+    from deploy.analysis.statistics.conditions import Analysis
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,9 +79,9 @@ def _draw(analysis: Analysis, folder: Path) -> Drawings:
 def _pictures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
     # Altair and vl-convert take half a second to import: only when there is something to draw, and while the chart
     # library is being bundled.
-    from deploy.analysis import figures, render  # noqa: PLC0415
+    from deploy.analysis.figures import charts, render  # noqa: PLC0415
 
-    found = [each for each in (figures.main_figure(analysis), figures.round_parts(analysis)) if each]
+    found = [each for each in (charts.main_figure(analysis), charts.round_parts(analysis)) if each]
     return tuple(
         Picture(
             name=each.name,
@@ -98,7 +98,7 @@ def _pictures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
 
 def _write_table(run: Path, dataset: Dataset) -> None:
     if any(trial.rounds for trial in dataset.trials):
-        from deploy.analysis import table  # noqa: PLC0415 - polars takes 0.4 s to import
+        from deploy.analysis.reading import table  # noqa: PLC0415 - polars takes 0.4 s to import
 
         table.frame(dataset).write_parquet(run / "dataset.parquet")
         if dataset.messages:

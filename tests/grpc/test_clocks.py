@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from deploy.analysis.dataset import read_dataset
+from deploy.analysis.reading.dataset import read_dataset
 from deploy.manifest import SCHEMA_VERSION, HostRecord, Manifest, PlannedTrial
 from flcommon.eventlog import read_log
 from flcommon.events import Listening, MessageReceived, ReplySent
@@ -28,8 +28,8 @@ from flcommon.job import AppRef, ClientJob, ClientTrial, ServerJob, ServerTrial,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from deploy.analysis.messages import MessageRow
-    from deploy.analysis.rows import Dataset
+    from deploy.analysis.reading.messages import MessageRow
+    from deploy.analysis.reading.rows import Dataset
 
 APP = AppRef(client="steady:client", server="steady:server")
 APPS = Path(__file__).parent / "apps"

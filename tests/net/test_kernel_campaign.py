@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from deploy.analysis.dataset import read_dataset
+from deploy.analysis.reading.dataset import read_dataset
 from deploy.attach import Place, attach
 from deploy.campaign import Request, up
 from deploy.inventory import NetnsLab, load_inventory

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.analysis.dataset import read_dataset
+from deploy.analysis.reading.dataset import read_dataset
 from deploy.campaign import Request, up
 from deploy.inventory import load_inventory
 from deploy.playbook import load_playbook
@@ -22,8 +22,8 @@ from deploy.view import Silent
 from tests.cable import Both, Way, why_not
 
 if TYPE_CHECKING:
-    from deploy.analysis.network import NetworkRow
-    from deploy.analysis.rows import Dataset
+    from deploy.analysis.reading.network import NetworkRow
+    from deploy.analysis.reading.rows import Dataset
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=str(why_not()))
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.analysis.corridor import FASTEST, WANDER, Bounds, Fit, fit
-from deploy.analysis.wall import wall_clock
+from deploy.analysis.clocks.corridor import FASTEST, WANDER, Bounds, Fit, fit
+from deploy.analysis.clocks.wall import wall_clock
 
 NS = 1_000_000_000
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from deploy.analysis.clientlog import client_rounds
-from deploy.analysis.dataset import read_dataset
-from deploy.analysis.table import frame
+from deploy.analysis.reading.clientlog import client_rounds
+from deploy.analysis.reading.dataset import read_dataset
+from deploy.analysis.reading.table import frame
 from deploy.errors import InputError
 from flcommon.delay import Constant, Delay
 from flcommon.eventlog import EventLog, Moment
@@ -284,7 +284,7 @@ def test_several_trainings_of_a_round_are_one_row() -> None:
 def test_analysis_imports_nothing_of_the_live_lab() -> None:
     """A report can be made where neither Fabric nor Flower nor torch is installed."""
     code = (
-        "import sys, deploy.analysis.report, deploy.analysis.figures, deploy.analysis.render, deploy.analysis.table;"
+        "import sys, deploy.analysis.report, deploy.analysis.figures.charts, deploy.analysis.figures.render;"
         "print(sorted({'fabric', 'paramiko', 'asyncssh', 'torch', 'flwr', 'grpc'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

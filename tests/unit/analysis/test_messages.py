@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.analysis.dataset import read_dataset
-from deploy.analysis.injected import PAYLOAD
-from deploy.analysis.interval import interval
-from deploy.analysis.messages import BELOW, CHANGED, LIFTED, LOSSY, RESENT, WINDOW, MessageRow
+from deploy.analysis.clocks.injected import PAYLOAD
+from deploy.analysis.reading.dataset import read_dataset
+from deploy.analysis.reading.messages import BELOW, CHANGED, LIFTED, LOSSY, RESENT, WINDOW, MessageRow
 from deploy.analysis.report import write_report
+from deploy.analysis.statistics.interval import interval
 from deploy.clockline import CLOCKS_FILE, ClockLine
 from flcommon.eventlog import EventLog, Moment
 from flcommon.events import (
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from deploy.analysis.rows import Dataset
+    from deploy.analysis.reading.rows import Dataset
 
 NS = 1_000_000_000
 UP_40 = Way(delay_ms=40.0)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from deploy.analysis.conditions import analyse
-from deploy.analysis.dataset import read_dataset
-from deploy.analysis.figures import main_figure
-from deploy.analysis.page import delay_check
+from deploy.analysis.figures.charts import main_figure
+from deploy.analysis.page.page import delay_check
+from deploy.analysis.page.words import headlines
+from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.report import write_report
-from deploy.analysis.words import headlines
+from deploy.analysis.statistics.conditions import analyse
 from deploy.errors import DeployError, InputError
 from flcommon.delay import Constant, Delay, Uniform
 from flcommon.job import Stop
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from deploy.analysis.conditions import Analysis
     from deploy.analysis.report import Summary
+    from deploy.analysis.statistics.conditions import Analysis
 
 EVIL = "<script>alert(1)</script>\"'><img src=http://x.invalid/a.png>"
 

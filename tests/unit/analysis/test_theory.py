@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.analysis.conditions import analyse
-from deploy.analysis.dataset import read_dataset
-from deploy.analysis.theory import Baseline, baseline, drawn_s, expected_s, ideal_s
+from deploy.analysis.reading.dataset import read_dataset
+from deploy.analysis.statistics.conditions import analyse
+from deploy.analysis.statistics.theory import Baseline, baseline, drawn_s, expected_s, ideal_s
 from flcommon.delay import Constant, Delay, Uniform
 
 if TYPE_CHECKING:

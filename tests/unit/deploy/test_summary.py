@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from deploy.analysis.conditions import Condition
 from deploy.analysis.report import Summary
+from deploy.analysis.statistics.conditions import Condition
 from deploy.summary import print_summary
 
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from deploy.analysis import theory
-from deploy.analysis.rows import Dataset
-from deploy.analysis.theory import Baseline
+from deploy.analysis.reading.rows import Dataset
+from deploy.analysis.statistics import theory
+from deploy.analysis.statistics.theory import Baseline
 from deploy.labels import settings_text
 from deploy.manifest import PlannedTrial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from deploy.analysis.rows import Trial
+    from deploy.analysis.reading.rows import Trial
 
 
 Key = TypeVar("Key", int, str)

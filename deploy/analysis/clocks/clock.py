@@ -1,8 +1,8 @@
 """One time line for a run: the server's monotonic clock, and where each client's clock stands against it.
 
 A monotonic clock does not step, so messages are put on it; how sure that is, is known at each moment
-(`deploy.analysis.corridor`). For people there is the time of day too: how far a client's is from the server's, how fast
-it drifts, and when it was set. Exchanges come from the gRPC stream, where what was injected is taken off, and from the
+(`corridor`). For people there is the time of day too: how far a client's is from the server's, how fast it drifts, and
+when it was set. Exchanges come from the gRPC stream, where what was injected is taken off, and from the
 controller over SSH, which is never shaped. Both bound the same offset, so all of them are used: the
 narrower bound counts at each moment, and `source` says whose that mostly is.
 """
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from deploy.analysis.corridor import Bounds, Fit, fit
-from deploy.analysis.exchanges import (
+from deploy.analysis.clocks.corridor import Bounds, Fit, fit
+from deploy.analysis.clocks.exchanges import (
     Process,
     Session,
     by_controller,
@@ -27,8 +27,8 @@ from deploy.analysis.exchanges import (
     sessions,
     ssh_bounds,
 )
-from deploy.analysis.injected import shaped
-from deploy.analysis.wall import Step, WallClock, wall_clock
+from deploy.analysis.clocks.injected import shaped
+from deploy.analysis.clocks.wall import Step, WallClock, wall_clock
 from flcommon.eventlog import processes
 from flcommon.events import MessageReceived
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from deploy.analysis.injected import Shaped
+    from deploy.analysis.clocks.injected import Shaped
     from deploy.clockline import ClockLine
     from deploy.manifest import Manifest
     from flcommon.eventlog import Reading

@@ -1,7 +1,7 @@
 """A host's time of day against its own monotonic clock: how it drifts, and when somebody set it.
 
 Linux turns both clocks by the same rate, so their difference is constant but where the time of day is set, or the
-machine slept (the monotonic clock stands still then; `deploy.analysis.clock` tells the two apart). Nothing travels
+machine slept (the monotonic clock stands still then; `clock` tells the two apart). Nothing travels
 between the two readings of a stamp, so the difference is known to microseconds, without any exchange.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from deploy.analysis.corridor import FASTEST
+from deploy.analysis.clocks.corridor import FASTEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

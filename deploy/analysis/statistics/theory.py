@@ -15,7 +15,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from deploy.analysis.rows import Dataset, Round, Trial
+    from deploy.analysis.reading.rows import Dataset, Round, Trial
     from flcommon.delay import Delay
 
 Source = Literal["trials without delay", "delays subtracted"]

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploy.analysis.rows import ClientRound
+from deploy.analysis.reading.rows import ClientRound
 from flcommon.eventlog import processes
 from flcommon.events import ComputeEnded, ComputeStarted, Delayed, is_training
 

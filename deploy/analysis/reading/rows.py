@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+import polars as pl
 
-from deploy.analysis.clock import ClockFound
-from deploy.analysis.messages import MessageRow
-from deploy.analysis.network import Network
+from deploy.analysis.clocks.clock import ClockFound
+from deploy.analysis.columns import OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS, empty
+from deploy.analysis.reading.messages import MessageRow
+from deploy.analysis.reading.network import Network
 from deploy.manifest import Manifest, PlannedTrial
 
 Status = Literal["complete", "failed", "unfinished", "not started"]
@@ -99,6 +101,12 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     messages: tuple[MessageRow, ...] = ()
     clocks: tuple[ClockFound, ...] = ()
     network: Network = Network()
+    tasks: pl.DataFrame = msgspec.field(default_factory=lambda: empty(TASKS))
+    phases: pl.DataFrame = msgspec.field(default_factory=lambda: empty(PHASES))
+    rounds: pl.DataFrame = msgspec.field(default_factory=lambda: empty(ROUNDS))
+    """Without the account's columns."""
+    samples: pl.DataFrame = msgspec.field(default_factory=lambda: empty(SAMPLES))
+    offsets: pl.DataFrame = msgspec.field(default_factory=lambda: empty(OFFSETS))
 
     @property
     def complete(self) -> tuple[Trial, ...]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from deploy.analysis.corridor import Bounds, fit
+from deploy.analysis.clocks.corridor import Bounds, fit
 from deploy.clockline import CLOCKS_FILE, ClockLine
 from flcommon.events import ClientBack, ClientJoined, ClockExchange
 from flcommon.link import TOLERANCE, TOLERANCE_MS
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deploy.analysis.injected import Shaped
+    from deploy.analysis.clocks.injected import Shaped
     from flcommon.events import AnyEvent, Stamp
 
     Told = Sequence[tuple[Stamp, AnyEvent]]

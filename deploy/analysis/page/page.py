@@ -18,16 +18,16 @@ import msgspec
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from deploy.analysis.networkpage import network_section
-from deploy.analysis.palette import DARK, LIGHT, vega_config
-from deploy.analysis.theory import ideal_s
+from deploy.analysis.figures.palette import DARK, LIGHT, vega_config
+from deploy.analysis.page.networkpage import network_section
+from deploy.analysis.statistics.theory import ideal_s
 from deploy.labels import UNKNOWN, named_text, seconds_text, setting_name, setting_text, signed, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from deploy.analysis.conditions import Analysis, Condition
-    from deploy.analysis.rows import ClientRound, Dataset
+    from deploy.analysis.reading.rows import ClientRound, Dataset
+    from deploy.analysis.statistics.conditions import Analysis, Condition
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SHOWN_PROBLEMS = 50

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.analysis.injected import Direction, Injected, Shaped
-from deploy.analysis.sides import Side, side_of
+from deploy.analysis.clocks.injected import Direction, Injected, Shaped
+from deploy.analysis.reading.sides import Side, side_of
 from flcommon.events import MessageReceived, MessageSent, ReplyReceived, ReplySent, RoundStarted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from deploy.analysis.clock import ClientProcess, ClockMap
-    from deploy.analysis.exchanges import Process
-    from deploy.analysis.sides import Tcp
+    from deploy.analysis.clocks.clock import ClientProcess, ClockMap
+    from deploy.analysis.clocks.exchanges import Process
+    from deploy.analysis.reading.sides import Tcp
     from deploy.manifest import Manifest
     from flcommon.events import OfMessage
 
@@ -99,7 +99,7 @@ class MessageRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class _Client:
+class OneClient:
     """One process of a client."""
 
     side: Side
@@ -115,19 +115,25 @@ def message_rows(
     for server in servers:
         side = side_of(server.told)
         control = {(e.trial, e.round) for _, e in server.told if isinstance(e, RoundStarted) and e.control}
-        own: dict[str, list[_Client]] = {}
-        for each in clients:
-            if each.server is server:
-                own.setdefault(each.process.host, []).append(_Client(side_of(each.process.told), each.link, each.clock))
+        own = clients_of(server, clients)
         for message, sent in side.sent.items():
             event = sent[-1][1]
-            client = _whose(message, own.get(event.client, []))
+            client = client_of(message, own.get(event.client, []))
             yield from _Message(event, side, client, (event.trial, event.client) in linked).rows(
                 control=(event.trial, event.round) in control
             )
 
 
-def _whose(message: str, clients: Sequence[_Client]) -> _Client | None:
+def clients_of(server: Process, clients: Sequence[ClientProcess]) -> dict[str, list[OneClient]]:
+    """Return what the processes of each client that belong to a server's process have told, in order."""
+    own: dict[str, list[OneClient]] = {}
+    for each in clients:
+        if each.server is server:
+            own.setdefault(each.process.host, []).append(OneClient(side_of(each.process.told), each.link, each.clock))
+    return own
+
+
+def client_of(message: str, clients: Sequence[OneClient]) -> OneClient | None:
     """Return the last process of a client that had to do with a message."""
     return next(
         (each for each in reversed(clients) if message in each.side.received or message in each.side.sent), None
@@ -140,7 +146,7 @@ class _Message:
 
     event: OfMessage
     server: Side
-    client: _Client | None
+    client: OneClient | None
     linked: bool
 
     def rows(self, *, control: bool) -> Iterator[MessageRow]:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.analysis.clientlog import client_rounds
-from deploy.analysis.clock import read_clocks
-from deploy.analysis.complaints import complaints
-from deploy.analysis.idle import idle_trips
-from deploy.analysis.messages import message_rows
-from deploy.analysis.network import network, network_problems
-from deploy.analysis.rows import Dataset, Trial
-from deploy.analysis.serverlog import TrialLog, trial_logs
+from deploy.analysis.clocks.clock import read_clocks
+from deploy.analysis.clocks.idle import idle_trips
+from deploy.analysis.reading.clientlog import client_rounds
+from deploy.analysis.reading.complaints import complaints
+from deploy.analysis.reading.messages import message_rows
+from deploy.analysis.reading.network import network, network_problems
+from deploy.analysis.reading.rows import Dataset, Trial
+from deploy.analysis.reading.serverlog import TrialLog, trial_logs
+from deploy.analysis.reading.tasks import offsets_frame, phases_frame, rounds_frame, samples_frame, tasks_frame
 from deploy.errors import InputError
 from deploy.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest
 from flcommon.eventlog import Reading, read_log
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from deploy.analysis.rows import ClientRound
+    from deploy.analysis.reading.rows import ClientRound
     from deploy.manifest import PlannedTrial
     from flcommon.events import AnyEvent, Stamp
 
@@ -44,14 +45,20 @@ def read_dataset(run: Path) -> Dataset:
     messages = tuple(message_rows(manifest, clocks.servers, clocks.clients))
     found = network(manifest, clocks.clients, messages, tuple(idle_trips(clocks.clients)))
     told = (*_problems(run, manifest, readings), *clocks.problems, *network_problems(found, clocks.clients))
+    trials = tuple(_trials(manifest, readings))
     return Dataset(
         manifest=manifest,
-        trials=tuple(_trials(manifest, readings)),
+        trials=trials,
         versions=dict(_versions(readings)),
         problems=told,
         messages=messages,
         clocks=tuple(clocks.found),
         network=found,
+        tasks=tasks_frame(clocks, messages),
+        phases=phases_frame(clocks.servers),
+        rounds=rounds_frame(clocks.servers, trials),
+        samples=samples_frame(clocks),
+        offsets=offsets_frame(clocks),
     )
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deploy.analysis.rows import Round
+from deploy.analysis.reading.rows import Round
 from flcommon.events import (
     MessageSent,
     Metrics,
@@ -23,7 +23,7 @@ from flcommon.events import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from deploy.analysis.rows import ClientRound, Status
+    from deploy.analysis.reading.rows import ClientRound, Status
     from flcommon.events import AnyEvent, Stamp
 
 METRIC = "accuracy"

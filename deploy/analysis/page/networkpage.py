@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from deploy.analysis.messages import UNFIT
+from deploy.analysis.reading.messages import UNFIT
 from deploy.labels import UNKNOWN, settings_text, signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from deploy.analysis.clock import ClockFound
-    from deploy.analysis.interval import Interval
-    from deploy.analysis.network import ClientNetwork, Network, NetworkRow, WayFound
-    from deploy.analysis.rows import Dataset
+    from deploy.analysis.clocks.clock import ClockFound
+    from deploy.analysis.reading.network import ClientNetwork, Network, NetworkRow, WayFound
+    from deploy.analysis.reading.rows import Dataset
+    from deploy.analysis.statistics.interval import Interval
 
 _ALL = "all"
 

@@ -1,6 +1,6 @@
 """The run as tables for other tools: dataset.parquet has a row for each client in each round of each trial.
 
-messages.parquet has one for each message and direction: `deploy.analysis.messages.MessageRow`, flags joined by "; ".
+messages.parquet has one for each message and direction: `messages.MessageRow`, flags joined by "; ".
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 import polars as pl
 
-from deploy.analysis.messages import MessageRow
+from deploy.analysis.reading.messages import MessageRow
 from deploy.labels import value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from deploy.analysis.rows import ClientRound, Dataset, Round, Trial
+    from deploy.analysis.reading.rows import ClientRound, Dataset, Round, Trial
 
 SCHEMA: dict[str, type[pl.DataType]] = {
     "trial": pl.Int64,

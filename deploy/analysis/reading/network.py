@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.analysis.interval import Interval, interval
-from deploy.analysis.messages import UNFIT
+from deploy.analysis.reading.messages import UNFIT
+from deploy.analysis.statistics.interval import Interval, interval
 from flcommon.events import LinkLifted, LinkProved, LinkReady, Probed, is_training
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from deploy.analysis.clock import ClientProcess
-    from deploy.analysis.idle import IdleTrip
-    from deploy.analysis.injected import Direction
-    from deploy.analysis.messages import MessageRow
+    from deploy.analysis.clocks.clock import ClientProcess
+    from deploy.analysis.clocks.idle import IdleTrip
+    from deploy.analysis.clocks.injected import Direction
+    from deploy.analysis.reading.messages import MessageRow
     from deploy.manifest import Manifest, PlannedTrial
     from flcommon.events import AnyEvent
 

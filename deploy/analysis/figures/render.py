@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import vl_convert
 
-from deploy.analysis.palette import LIGHT, vega_config
+from deploy.analysis.figures.palette import LIGHT, vega_config
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from deploy.analysis.figures import Figure
+    from deploy.analysis.figures.charts import Figure
 
 WIDTH_PX = 480
 PNG_SCALE = 3

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import msgspec
 
-from deploy.analysis.conditions import base_key, grouped
-from deploy.analysis.palette import PART_COLORS
-from deploy.analysis.rows import Trial
-from deploy.analysis.theory import expected_s
+from deploy.analysis.figures.palette import PART_COLORS
+from deploy.analysis.reading.rows import Trial
+from deploy.analysis.statistics.conditions import base_key, grouped
+from deploy.analysis.statistics.theory import expected_s
 from deploy.labels import PROBABILITY, SECONDS, pair_text
 from flcommon.delay import Delay
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from deploy.analysis.conditions import Analysis, Condition
+    from deploy.analysis.statistics.conditions import Analysis, Condition
 
 GRID = 50
 """Intervals of the fine grid on which theory is drawn."""

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.analysis.injected import Injected
+from deploy.analysis.clocks.injected import Injected
 from flcommon.events import ClockExchange, RoundStarted, TrialEnded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from deploy.analysis.clock import ClientProcess
-    from deploy.analysis.exchanges import Process
-    from deploy.analysis.injected import Shaped
+    from deploy.analysis.clocks.clock import ClientProcess
+    from deploy.analysis.clocks.exchanges import Process
+    from deploy.analysis.clocks.injected import Shaped
     from flcommon.events import Stamp
 
 

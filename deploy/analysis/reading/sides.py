@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flcommon.events import (
+    ComputeEnded,
+    ComputeStarted,
     Delayed,
     MessageReceived,
     MessageSent,
@@ -59,6 +61,9 @@ class Side:
     received: dict[str, tuple[int, MessageReceived | ReplyReceived]] = field(default_factory=dict)
     redelivered: set[str] = field(default_factory=set)
     delays: dict[str, float] = field(default_factory=dict)
+    started: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, tuple[int, ComputeEnded]] = field(default_factory=dict)
+    delayed: dict[str, tuple[int, Delayed]] = field(default_factory=dict)
     tcp: dict[tuple[str, bool], Tcp] = field(default_factory=dict)
 
     def connection(self, client: str) -> Tcp:
@@ -79,6 +84,11 @@ def side_of(told: Iterable[tuple[Stamp, AnyEvent]]) -> Side:
                 side.redelivered.add(event.message)
             case Delayed():
                 side.delays[event.message] = event.measured_s
+                side.delayed[event.message] = (stamp.mono_ns, event)
+            case ComputeStarted():
+                side.started[event.message] = stamp.mono_ns
+            case ComputeEnded():
+                side.ended[event.message] = (stamp.mono_ns, event)
             case TcpSampled():
                 side.tcp.setdefault((event.client, event.relay), Tcp()).note(event)
             case _:

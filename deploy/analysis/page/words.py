@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploy.analysis.conditions import base_key
+from deploy.analysis.statistics.conditions import base_key
 from deploy.labels import (
     PROBABILITY,
     SECONDS,
@@ -18,7 +18,7 @@ from deploy.labels import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from deploy.analysis.conditions import Analysis, Condition
+    from deploy.analysis.statistics.conditions import Analysis, Condition
     from deploy.manifest import PlannedTrial
 
 _ENDED = {

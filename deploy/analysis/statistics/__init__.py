@@ -1,0 +1,1 @@
+"""What repeats allow to say: means with intervals, effects, theory beside measurement, time to accuracy."""
