@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from deploy.analysis.account.account import Account, account
 from deploy.analysis.reading.rows import Dataset
 from deploy.analysis.statistics import theory
 from deploy.analysis.statistics.estimate import mean
@@ -77,7 +78,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Analysis(msgspec.Struct, frozen=True, kw_only=True):
-    """A data set with its conditions, the number of clients in a round, and c for each group of conditions.
+    """A data set with its conditions and its account, the number of clients in a round, and c for each group of them.
 
     Conditions that differ in nothing but the delay form a group and share a baseline; `baselines` goes by `base_key`.
     """
@@ -86,6 +87,7 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     clients: int
     baselines: dict[str, Baseline | None]
     conditions: tuple[Condition, ...]
+    account: Account = Account()
 
 
 def is_delay(key: str) -> bool:
@@ -120,6 +122,7 @@ def analyse(dataset: Dataset) -> Analysis:
         conditions=tuple(
             _condition(trials, baselines[base_key(trials[0].plan)], clients) for _, trials in sorted(conditions.items())
         ),
+        account=account(dataset),
     )
 
 
