@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from deploy.analysis.account.lives import AMOUNTS, PLACE
+from deploy.analysis.account.lives import AMOUNTS, PLACE, sum_if_any
 from deploy.analysis.account.path import covered, gaps
 from deploy.analysis.columns import CLIENTS, SHARES
 
@@ -62,9 +62,7 @@ def server_work(rounds: pl.DataFrame, legs: pl.DataFrame, phases: pl.DataFrame) 
 
 def clients(shares: pl.DataFrame, tasks: pl.DataFrame, rounds: pl.DataFrame) -> pl.DataFrame:
     """Return CLIENTS: the shares, beside the injected delay and whose the round is; `rounds` has `last`."""
-    delays = tasks.group_by(_OWN).agg(
-        _sum_if_any("delay_requested_s", "requested_s"), _sum_if_any("delay_s", "delay_s")
-    )
+    delays = tasks.group_by(_OWN).agg(requested_s=sum_if_any("delay_requested_s"), delay_s=sum_if_any("delay_s"))
     about = rounds.select(*PLACE, "condition", "repeat", "control", last_one="last")
     found = shares.join(about, on=PLACE).join(delays, on=_OWN, how="left")
     found = found.with_columns(last=pl.col("client") == pl.col("last_one"))
