@@ -25,6 +25,10 @@ CAUSES = {
 }
 """Why a client is last, as `cause` of ROUNDS has it, in words."""
 _CLIENT, _CONDITION = Head("client", number=False), Head("condition", number=False)
+_LAST = (
+    "Last: the rounds that waited for this client's training, split by the cause: in what it was most above the median"
+    " of the others. Lost: the sum of how much earlier the second to last was there."
+)
 _LEFT_OUT = "Control rounds are left out, and rounds at the start of a trial that are still settling."
 
 
@@ -50,7 +54,7 @@ def _said(rounds: pl.DataFrame) -> tuple[str, ...]:
     sums = {part: float(rounds[f"{part}_s"].sum()) for part in PARTS}
     largest = sorted((part for part in PARTS if part != "unaccounted"), key=lambda part: -sums[part])
     shown = ", ".join(f"{part} {share_text(sums[part] / whole_s)}" for part in largest[:4] if sums[part] > 0)
-    rest_ms = 1000 * float(rounds["unaccounted_s"].median() or 0.0)  # type: ignore[arg-type] - a column of floats
+    rest_ms = 1000 * float(rounds.select(pl.col("unaccounted_s").median()).item())
     return (
         f"Along the critical path of {_count(rounds.height, 'round')}: {shown}.",
         f"{share_text(sums['unaccounted'] / whole_s)} is unaccounted for: {_ms(rest_ms)} ms of a round in the median.",
@@ -77,7 +81,9 @@ def _parts(analysis: Analysis, rounds: pl.DataFrame) -> Iterable[Part]:
     labels = _labels(analysis)
     about = "; ".join(f"{part}: {meaning}" for part, meaning in PARTS.items())
     heads = (_CONDITION, Head("rounds"), *(Head(part, "s") for part in (*PARTS, "round")))
-    table = Table("account-conditions", "Parts of a round by condition", heads, _means(rounds, labels, (*PARTS, "round")))
+    table = Table(
+        "account-conditions", "Parts of a round by condition", heads, _means(rounds, labels, (*PARTS, "round"))
+    )
     yield Part(table=table, title="A round along its critical path", notes=(f"Means. {_LEFT_OUT}", f"{about}."))
     shares = counted(analysis.account.clients).join(rounds.select("trial", "round"), on=["trial", "round"])
     yield from _by_client(shares, labels)
@@ -131,12 +137,7 @@ def stragglers(analysis: Analysis) -> Section:
         return Section(name="stragglers", title=title)
     heads = (Head("rounds"), Head("last"), Head("share", "%"), *(Head(cause) for cause in CAUSES), Head("lost", "s"))
     rows = tuple(Row((text(row["client"]), *_straggler(row))) for row in whole.iter_rows(named=True))
-    notes = (
-        "Last: the rounds that waited for this client's training, split by the cause: in what it was most above the"
-        " median of the others. Lost: the sum of how much earlier the second to last was there.",
-        _LEFT_OUT,
-    )
-    parts = [Part(table=Table("stragglers-clients", "Stragglers", (_CLIENT, *heads), rows), notes=notes)]
+    parts = [Part(table=Table("stragglers-clients", "Stragglers", (_CLIENT, *heads), rows), notes=(_LAST, _LEFT_OUT))]
     labels = _labels(analysis)
     own = frame.filter(pl.col("condition").is_not_null()).sort("condition", "client")
     if len(labels) > 1 and own.height:

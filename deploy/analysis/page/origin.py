@@ -13,7 +13,7 @@ from deploy.analysis.page.tables import Head, Row, Table, text
 from deploy.labels import UNKNOWN, value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from deploy.analysis.reading.rows import Dataset
@@ -44,22 +44,27 @@ def _downloads(run: Path) -> Iterator[Download]:
 
 
 def hosts(dataset: Dataset) -> Section:
-    """Return the section on hosts: versions and facts of each, and what the controller was."""
+    """Return the section on hosts: versions of each, folded its facts, and what the controller was."""
     manifest = dataset.manifest
-    rows = tuple(
-        Row((text(name), text(record.role), text(facts(dataset.versions.get(name, {}))), text(facts(record.facts))))
-        for name, record in manifest.hosts.items()
-    )
-    heads = (Head("host", number=False), Head("role", number=False))
-    wide = tuple(Head(name, number=False, wide=True) for name in ("versions", "facts"))
     phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in manifest.phases_s.items())
     notes = (
         f"Campaign {manifest.campaign}. App {manifest.app}, code {manifest.code_digest}.",
         f"Controller: {facts(manifest.versions)}.",
-        f"Controller's time: {phases}." if phases else "",
+        *((f"Controller's time: {phases}.",) if phases else ()),
     )
-    table = Table("hosts-table", "Hosts and versions", (*heads, *wide), rows)
-    return Section(name="hosts", title="Hosts and versions", parts=(Part(table=table, notes=notes),))
+    versions = ((name, record.role, facts(dataset.versions.get(name, {}))) for name, record in manifest.hosts.items())
+    known = ((name, facts(record.facts)) for name, record in manifest.hosts.items())
+    parts = (
+        Part(table=_wide("hosts-table", ("host", "role", "versions"), versions), notes=notes),
+        Part(table=_wide("hosts-facts", ("host", "facts"), known), title="Facts of every host", folded=True),
+    )
+    return Section(name="hosts", title="Hosts and versions", parts=parts)
+
+
+def _wide(name: str, heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
+    """Return a table of words, the last column of which is long."""
+    columns = tuple(Head(head, number=False, wide=head == heads[-1]) for head in heads)
+    return Table(name, " and ".join((heads[0], heads[-1])), columns, tuple(Row(tuple(map(text, row))) for row in rows))
 
 
 def facts(known: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from deploy.analysis.figures.palette import DARK, LIGHT, Scheme, vega_config
-from deploy.analysis.page import conditions, network, origin
+from deploy.analysis.page import account, conditions, network, origin
 from deploy.analysis.page.sections import Picture, Section
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 """Where each figure belongs; what is in no list has a section of its own."""
 TITLES = {
     "time": "Training time",
-    "account": "Where the time went",
-    "stragglers": "Stragglers",
     "timeline": "Time line",
     "learning": "Accuracy",
     "machines": "Machines",
@@ -124,7 +122,13 @@ def _sections(analysis: Analysis, pictures: Sequence[Picture]) -> Iterator[Secti
     dataset = analysis.dataset
     by_name = {each.name: each for each in pictures}
     placed = set(chain.from_iterable(PLACES.values()))
-    told = {each.name: each for each in (network.network(dataset), network.clocks(dataset))}
+    written = (
+        account.account(analysis),
+        account.stragglers(analysis),
+        network.network(dataset),
+        network.clocks(dataset),
+    )
+    told = {each.name: each for each in written}
     for name, figures in PLACES.items():
         section = told.get(name) or Section(name=name, title=TITLES[name])
         own = tuple(by_name[each] for each in figures if each in by_name)
