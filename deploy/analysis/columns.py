@@ -234,6 +234,19 @@ OFFSETS = Table(
     ),
 )
 
+TRIPS = Table(
+    "trips",
+    "one round trip of an idle connection or of a probe, or as a sending kernel took it to be",
+    (
+        Column("client", S, "", "the client's name"),
+        Column("source", S, "", "idle (a clock exchange beside no message), before or after (a probe), tcp"),
+        Column("trial", INT, "", "its place in the plan; null between trials, and for a probe"),
+        _CONTROL,
+        Column("rtt_ms", F, "ms", "there and back"),
+        Column("injected_ms", F, "ms", "of that, by the injected link; null: not known"),
+    ),
+)
+
 SPANS = Table(
     "dataset",
     "one span of one message, or one phase of the server: all on one time line",
