@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from deploy.analysis.account.account import Account, account
 from deploy.analysis.reading.rows import Dataset
 from deploy.analysis.statistics import theory
 from deploy.analysis.statistics.effects import Effect, effects, parts_by_trial
@@ -86,7 +87,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Analysis(msgspec.Struct, frozen=True, kw_only=True):
-    """A data set with its conditions, the number of clients in a round, and c for each group of conditions.
+    """A data set with its conditions and its account, the number of clients in a round, and c for each group of them.
 
     Conditions that differ in nothing but the delay form a group and share a baseline; `baselines` goes by `base_key`.
     """
@@ -95,6 +96,7 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     clients: int
     baselines: dict[str, Baseline | None]
     conditions: tuple[Condition, ...]
+    account: Account = Account()
     effects: tuple[Effect, ...] = ()
 
 
@@ -126,6 +128,7 @@ def analyse(dataset: Dataset) -> Analysis:
         key: undelayed(trials, clients) if any(not trial.undelayed for trial in trials) else None
         for key, trials in groups.items()
     }
+    told = account(dataset)
     by_condition = dict(sorted(grouped(dataset.trials, lambda plan: plan.condition).items()))
     conditions = [
         _condition(trials, Known(clients, baselines[key], natural[key]))
@@ -137,7 +140,8 @@ def analyse(dataset: Dataset) -> Analysis:
         clients=clients,
         baselines=baselines,
         conditions=_judged(conditions),
-        effects=effects(conditions, by_condition, parts_by_trial(dataset.rounds)),
+        account=told,
+        effects=effects(conditions, by_condition, parts_by_trial(told.rounds)),
     )
 
 
