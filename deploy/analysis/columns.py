@@ -188,6 +188,22 @@ STRAGGLERS = Table(
     ),
 )
 
+WHAT_IF = Table(
+    "what_if",
+    "one change to one condition: how long its trials would have taken, replayed from the log",
+    (
+        Column("condition", INT, "", "the number of its combination of swept values; null: all of them"),
+        Column("change", S, "", "what is taken away"),
+        Column("host", S, "", "which host is left out; null for every other change"),
+        Column("trials", INT, "", "completed trials"),
+        Column("rounds", INT, "", "rounds of these trials"),
+        Column("measured_s", F, "s", "sum of a trial's rounds: the mean of the trials"),
+        Column("replayed_s", F, "s", "the same, with the change"),
+        Column("saved_s", F, "s", "their difference"),
+        Column("saved_pct", F, "%", "of the measured time"),
+    ),
+)
+
 SAMPLES = Table(
     "samples",
     "one look at one machine",

@@ -12,20 +12,22 @@ import polars as pl
 
 from deploy.analysis.account.lives import PLACE, legs, lives, turns
 from deploy.analysis.account.path import paths
+from deploy.analysis.account.replay import what_if
 from deploy.analysis.account.shares import clients, server_work, shares, stays
 from deploy.analysis.account.stragglers import last_ones, stragglers
-from deploy.analysis.columns import CLIENTS, ROUNDS, STRAGGLERS, empty
+from deploy.analysis.columns import CLIENTS, ROUNDS, STRAGGLERS, WHAT_IF, empty
 
 if TYPE_CHECKING:
     from deploy.analysis.reading.rows import Dataset
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """ROUNDS, CLIENTS and STRAGGLERS, whole."""
+    """ROUNDS, CLIENTS, STRAGGLERS and WHAT_IF, whole."""
 
     rounds: pl.DataFrame = msgspec.field(default_factory=lambda: empty(ROUNDS))
     clients: pl.DataFrame = msgspec.field(default_factory=lambda: empty(CLIENTS))
     stragglers: pl.DataFrame = msgspec.field(default_factory=lambda: empty(STRAGGLERS))
+    what_if: pl.DataFrame = msgspec.field(default_factory=lambda: empty(WHAT_IF))
 
 
 def account(dataset: Dataset) -> Account:
@@ -37,9 +39,11 @@ def account(dataset: Dataset) -> Account:
     rounds = rounds.join(last_ones(told, own, waves), on=PLACE, how="left", maintain_order="left")
     rounds = rounds.with_columns(settling=pl.lit(value=False)).select(*ROUNDS.schema)
     work = server_work(dataset.rounds, waves, dataset.phases)
-    split = shares(told, stays(own, waves), waves, work)
+    stayed = stays(own, waves)
+    split = shares(told, stayed, waves, work)
     return Account(
         rounds=rounds,
         clients=clients(split, dataset.tasks, rounds),
         stragglers=stragglers(told, rounds),
+        what_if=what_if(stayed, rounds, [trial.plan.index for trial in dataset.complete]),
     )
