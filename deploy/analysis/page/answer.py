@@ -71,12 +71,16 @@ def _compared(effect: Effect, ours: Condition, theirs: Condition) -> str:
     if effect.ratio is None:
         raise ValueError("an effect without a ratio is not compared")
     undelayed = severity_s(ours, 1) > 0 and severity_s(theirs, 1) == 0
-    against = "without delay" if undelayed else f"at {pair_text(theirs.plan, effect.key)}"
+    against = "without delay" if undelayed else f"{_at(theirs.plan)} {pair_text(theirs.plan, effect.key)}"
     times = f"{times_text(effect.ratio.value)} as long as {against}"
-    start = f"At {place(ours.plan)} {what_took(ours.plan)} {times}{_interval(effect.ratio)}"
+    start = f"{_at(ours.plan).capitalize()} {place(ours.plan)} {what_took(ours.plan)} {times}{_interval(effect.ratio)}"
     if not ours.expected_s or not theirs.expected_s or severity_s(ours, 1) == 0:
         return f"{start}."
     return f"{start}; theory expects {times_text(ours.expected_s / theirs.expected_s)}."
+
+
+def _at(plan: PlannedTrial) -> str:
+    return "with" if any(key.startswith("link.") for key in plan.settings) and not plan.delay else "at"
 
 
 def what_took(plan: PlannedTrial) -> str:
@@ -107,7 +111,7 @@ def _added(effect: Effect) -> Iterator[str]:
 
 
 def _percent(share: float) -> str:
-    digits = 0 if abs(share) >= 0.0995 else 1  # noqa: PLR2004 - tenths below 10 %
+    digits = 0 if abs(share) >= 0.0095 else 1  # noqa: PLR2004 - tenths below 1 %
     return f"{100 * share:.{digits}f} %".replace("-", MINUS)
 
 

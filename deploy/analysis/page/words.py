@@ -48,7 +48,8 @@ def _stragglers(analysis: Analysis) -> Iterator[str]:
     first, clients = rows[0], len(rows)
     share = share_text(first["share"])
     if _by_chance(first["last"], first["rounds"], clients) >= _LEVEL:
-        yield f"No client was last surely more often than the others; {first['client']} was in {share} of rounds."
+        most = f"most often it was {first['client']}, in {share} of rounds"
+        yield f"No client was last more often than chance allows; {most}."
     else:
         yield f"{first['client']} was last in {share} of rounds{_because(first)}."
 
@@ -74,11 +75,16 @@ def _agreement(analysis: Analysis) -> Iterator[str]:
     off = [each.label for each in judged if not each.agrees]
     if judged:
         which = f" (not at {_some(off)})" if off else ""
-        count = f"{len(judged) - len(off)} of {len(judged)} conditions" if len(judged) > 1 else "the one condition"
-        count = "no condition" if len(off) == len(judged) else count
-        yield f"Measurement agrees with theory in {count}{which}, at the 5 % level{_drawn(analysis)}."
+        where = f"{_count(len(off), len(judged))}{which}"
+        yield f"Measurement agrees with theory in {where}, at the 5 % level{_drawn(analysis)}."
     else:
         yield from _gaps(analysis)
+
+
+def _count(off: int, judged: int) -> str:
+    if not off:
+        return f"all {judged} conditions" if judged > 1 else "the condition that was tested"
+    return f"{judged - off or 'none'} of {judged} conditions"
 
 
 def _some(labels: Sequence[str]) -> str:
@@ -135,7 +141,11 @@ def _clocks(dataset: Dataset) -> str:
 def _unaccounted(analysis: Analysis) -> str:
     rounds = counted(analysis.account.rounds)
     whole_s = float(rounds["round_s"].sum())
-    return f"{share_text(float(rounds['unaccounted_s'].sum()) / whole_s)} of the time is unaccounted for" if whole_s else ""
+    return (
+        f"{share_text(float(rounds['unaccounted_s'].sum()) / whole_s)} of the time is unaccounted for"
+        if whole_s
+        else ""
+    )
 
 
 def _first_line(text: str) -> str:
