@@ -8,6 +8,7 @@ from deploy.labels import (
     MINUS,
     PROBABILITY,
     SECONDS,
+    TIMES,
     pair_text,
     seconds_text,
     setting_name,
@@ -35,6 +36,8 @@ GROUPS = {
 """The groups of `effects.ADDED` in words."""
 NAMED, WORTH = 3, 0.005
 """So many groups are named at most, if they are worth half a percent."""
+SMALL, SHOWN_S = 0.05, 0.005
+"""Two trials without repeats may differ by as much for no reason; below the second one, a time is written as 0.00."""
 
 
 def answer(analysis: Analysis) -> Iterator[str]:
@@ -72,8 +75,9 @@ def _compared(effect: Effect, ours: Condition, theirs: Condition) -> str:
         raise ValueError("an effect without a ratio is not compared")
     undelayed = severity_s(ours, 1) > 0 and severity_s(theirs, 1) == 0
     against = "without delay" if undelayed else f"{_at(theirs.plan)} {pair_text(theirs.plan, effect.key)}"
-    times = f"{times_text(effect.ratio.value)} as long as {against}"
-    start = f"{_at(ours.plan).capitalize()} {place(ours.plan)} {what_took(ours.plan)} {times}{_interval(effect.ratio)}"
+    times, span = _times(effect.ratio)
+    where = f"{_at(ours.plan).capitalize()} {place(ours.plan)}"
+    start = f"{where} {what_took(ours.plan)} {times} as long as {against}{span}"
     if not ours.expected_s or not theirs.expected_s or severity_s(ours, 1) == 0:
         return f"{start}."
     return f"{start}; theory expects {times_text(ours.expected_s / theirs.expected_s)}."
@@ -88,21 +92,24 @@ def what_took(plan: PlannedTrial) -> str:
     return f"reaching {plan.stop.metric} {plan.stop.at_least:g} took" if plan.stop else "training took"
 
 
-def _interval(found: Estimate) -> str:
-    """Write a ratio's 95 % interval, with as many digits as keep its ends apart; why there is none, if so."""
-    if found.low is None or found.high is None:
-        return " (one trial each)" if max(found.n, found.n_reference) == 1 else ""
-    digits = next(n for n in (1, 2, 3) if f"{found.low:.{n}f}" != f"{found.high:.{n}f}" or n == 3)  # noqa: PLR2004
-    span = f"95 % interval {found.low:.{digits}f} to {found.high:.{digits}f}".replace("-", MINUS)
-    return f" ({span}{', so no sure difference' if found.low <= 1 <= found.high else ''})"
+def _times(found: Estimate) -> tuple[str, str]:
+    """Write a ratio with its 95 % interval; why there is none, if so."""
+    low, high = found.low, found.high
+    if low is None or high is None:
+        return times_text(found.value), " (one trial each)" if max(found.n, found.n_reference) == 1 else ""
+    digits = next((n for n in (1, 2) if len({f"{end:.{n}f}" for end in (low, high, 1.0)}) == 3), 3)  # noqa: PLR2004
+    span = f"95 % interval {low:.{digits}f} to {high:.{digits}f}".replace("-", MINUS)
+    doubt = ", so no sure difference" if low <= 1 <= high else ""
+    return f"{found.value:.{digits}f} {TIMES}", f" ({span}{doubt})"
 
 
 def _added(effect: Effect) -> Iterator[str]:
-    """Yield which parts of the critical path the difference is made of."""
-    gap_s = effect.difference.value
+    """Yield which parts of the critical path the difference is made of; nothing of one that two trials may have."""
+    gap_s, quotient = effect.difference.value, effect.ratio
+    alone = effect.difference.low is None and quotient is not None and abs(quotient.value - 1) < SMALL
     worth = [(group, share) for group, share in effect.shares.items() if abs(share) >= WORTH]
     worth.sort(key=lambda each: -abs(each[1]))
-    if not worth:
+    if not worth or alone or abs(gap_s) < SHOWN_S:
         return
     (first, share), rest = worth[0], worth[1:NAMED]
     also = "".join(f", {_percent(part)} {GROUPS[group]}" for group, part in rest)
