@@ -1,4 +1,4 @@
-"""Tasks, phases and rounds of an account, made by hand: every duration is said in milliseconds, and nothing is drawn."""
+"""Tasks, phases and rounds made by hand: every duration is said in milliseconds, and none is drawn."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def _of_task(number: int, client: str, kind: str, start: float, life: Life) -> l
 def write(log: Log, kit: ModuleType, place: Path) -> Path:
     """Write a run directory whose hosts' logs tell this, each by a clock of its own."""
     told = events(log)
-    fake = kit.FakeRun(place, [kit.FakeTrial(kit.plan(0), [])], clients=tuple(host for host in told if host != "server"))
+    fake = kit.FakeRun(place, [kit.FakeTrial(kit.plan(0), [])], clients=tuple(told)[1:])
     end = max(at for own in told.values() for at, _ in own)
     for number, (host, own) in enumerate(told.items()):
         fake.log(host).parent.mkdir(parents=True)

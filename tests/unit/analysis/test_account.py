@@ -214,7 +214,7 @@ def test_waves_of_messages_are_legs_of_their_own(kit: ModuleType) -> None:
 
 
 def test_a_wave_that_nobody_answered_takes_none_of_the_next_ones_time(kit: ModuleType) -> None:
-    """The instructions of the second wave were lost: the third is a leg, and the time between the first and it stays."""
+    """The instructions of the second wave were lost: the third is a leg, and the time between stays."""
     log = Log()
     log.round(1, 0, 1000)
     log.task(1, "a", 10, Life(compute=20))

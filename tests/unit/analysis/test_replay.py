@@ -1,4 +1,4 @@
-"""Replays, and what all accounts have in common, for random rounds: a wave's length is what adding up its lives gives."""
+"""Replays, and what all accounts have in common, for random rounds: a wave is as long as its lives add up to."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_replay_is_the_round_as_it_would_have_been_made(kit: ModuleType, round
 @few
 @given(rounds=ROUNDS)
 def test_what_is_unaccounted_for_is_what_nobody_logged(kit: ModuleType, rounds: list[Round]) -> None:
-    """Pauses that no phase covers, and the rest of the client that was last in each wave: nothing more, nothing less."""
+    """Pauses that no phase covers, and the rest of the client that was last in each wave: exactly."""
     found = account(tell(rounds).dataset(kit))
     for row, waves in zip(found.rounds.iter_rows(named=True), rounds, strict=True):
         ends = [sorted(task.offset + task.life.whole for task in wave.tasks) for wave in waves]
@@ -174,8 +174,8 @@ BENT = ({}, {}, NO_CLOCK, NO_LOG, NO_REPLY, {"down_s": -0.5, "up_s": 0.7}, {"fla
 
 @few
 @given(rounds=ROUNDS, data=st.data())
-def test_parts_sum_to_the_whole_whatever_the_logs_say(kit: ModuleType, rounds: list[Round], data: st.DataObject) -> None:
-    """Missing logs, clocks that are off, torn files, lost clients: each round's parts, and each client's, are the round.
+def test_parts_sum_to_the_whole_whatever_logs_say(kit: ModuleType, rounds: list[Round], data: st.DataObject) -> None:
+    """Missing logs, clocks that are off, torn files, lost clients: the parts are the round, and so are each client's.
 
     And no replay of something taken away is longer, nor one without a change another.
     """
@@ -204,7 +204,7 @@ def test_a_trial_that_failed_is_not_replayed(kit: ModuleType) -> None:
 
 
 def test_a_link_saves_no_more_than_the_way_took(kit: ModuleType) -> None:
-    """A delay that the messages hardly felt, whatever was asked for, makes the replay no shorter than without any way."""
+    """A delay that the messages hardly felt makes the replay no shorter than without any way."""
     log = Log()
     log.round(1, 0, 200)
     log.task(1, "a", 10, Life(down=2, link_down=50, compute=100), down_s=0.003, round_trip_s=0.103)
