@@ -45,13 +45,18 @@ class Visit:
     def marks(self, figure: str, role: str) -> int:
         return self.page.locator(f"#{figure} [aria-roledescription='{role}']").count()
 
-    def column(self, table: str, number: int) -> list[str]:
+    def column(self, table: str, name: str) -> list[str]:
+        """Return what the rows that are shown have in a column, which is given by the start of its heading."""
         rows = self.page.locator(f"#{table} tbody tr:not([hidden])")
-        cells = [row.locator("th, td").nth(number) for row in rows.all()]
+        cells = [row.locator("th, td").nth(self.place(table, name)) for row in rows.all()]
         return [cell.inner_text().replace("\N{NO-BREAK SPACE}", " ") for cell in cells]
 
-    def head(self, table: str, number: int) -> Locator:
-        return self.page.locator(f"#{table} thead th").nth(number)
+    def place(self, table: str, name: str) -> int:
+        heads = self.page.locator(f"#{table} thead th").all_inner_texts()
+        return next(place for place, head in enumerate(heads) if head.startswith(name))
+
+    def head(self, table: str, name: str) -> Locator:
+        return self.page.locator(f"#{table} thead th").nth(self.place(table, name))
 
     def show(self, condition: str) -> None:
         """Choose a condition, and wait until every chart that can has followed."""
@@ -160,16 +165,16 @@ def test_pointing_at_a_trial_shows_its_numbers(opened: Visit) -> None:
 def test_tables_sort_both_ways_by_value_with_the_keyboard_too(opened: Visit) -> None:
     """Numbers sort as numbers: 10 after 9; what is not known comes last, whichever way."""
     for keys in ("click", "Enter"):
-        button = opened.head("conditions-table", 5).get_by_role("button")
+        button = opened.head("conditions-table", "measured").get_by_role("button")
         orders = []
         for way in ("ascending", "descending"):
             button.click() if keys == "click" else button.press(keys)
-            assert opened.head("conditions-table", 5).get_attribute("aria-sort") == way
-            orders.append([float(cell) for cell in opened.column("conditions-table", 5)])
+            assert opened.head("conditions-table", "measured").get_attribute("aria-sort") == way
+            orders.append([float(cell) for cell in opened.column("conditions-table", "measured")])
         assert orders[0] == sorted(orders[0])
         assert orders[1] == sorted(orders[0], reverse=True)
         assert len(set(orders[0])) > 9
-        opened.head("conditions-table", 0).get_by_role("button").click()
+        opened.head("conditions-table", "p").get_by_role("button").click()
 
 
 def test_unknown_values_sort_last(browser: Browser, tmp_path: Path, kit: ModuleType) -> None:
@@ -181,16 +186,16 @@ def test_unknown_values_sort_last(browser: Browser, tmp_path: Path, kit: ModuleT
     ]
     with visit(browser, without_charts(kit.FakeRun(tmp_path, trials).write())) as seen:
         for order in (["1.00", "3.00", "–"], ["3.00", "1.00", "–"]):  # noqa: RUF001 - an en dash
-            seen.head("conditions-table", 4).get_by_role("button").click()
-            assert seen.column("conditions-table", 4) == order
+            seen.head("conditions-table", "measured").get_by_role("button").click()
+            assert seen.column("conditions-table", "measured") == order
 
 
 def test_a_condition_can_be_shown_alone(opened: Visit) -> None:
     """Its rows of every table, and its marks of every chart that has conditions; then all of them again."""
     opened.show("p = 1, d = 0.5 s")
-    assert opened.column("conditions-table", 1) == ["0.5 s"]
+    assert opened.column("conditions-table", "d") == ["0.5 s"]
     opened.show("all")
-    assert len(opened.column("conditions-table", 1)) == 18
+    assert len(opened.column("conditions-table", "d")) == 18
 
 
 def test_the_contents_lead_to_every_section(browser: Browser, index: Path) -> None:

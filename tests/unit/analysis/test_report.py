@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from deploy.analysis.figures.charts import main_figure
+from deploy.analysis.figures.catalogue import main_figure
 from deploy.analysis.page.conditions import delay_check
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
@@ -124,7 +124,7 @@ def test_headline_compares_measured_with_theory(tmp_path: Path, kit: ModuleType)
     ]
     analysis, said = found(kit.FakeRun(tmp_path, trials))
     assert said[0] == (
-        "At p = 1 and d = 2 s training took 3.5 × as long as without delay; theory expects 3 ×."  # noqa: RUF001
+        "At p = 1 and d = 2 s training took 3.5 × as long as without delay (one trial each); theory expects 3 ×."  # noqa: RUF001
     )
     row = analysis.conditions[1]
     assert (row.total_s, row.expected_s, row.difference_s, row.drawn_s, row.ideal_s) == (7.0, 6.0, 1.0, 6.0, 6.0)
@@ -175,7 +175,7 @@ def test_playbook_without_probability_sweep_gets_time_by_condition(tmp_path: Pat
     ]
     analysis, said = found(kit.FakeRun(tmp_path, trials))
     assert main_figure(analysis).name == "figure-time"
-    assert said == ("Training took from 1.00 s (epochs = 0) to 2.00 s (epochs = 1).",)
+    assert said[0] == "At epochs = 1 training took 2 × as long as at epochs = 0 (one trial each)."  # noqa: RUF001
 
 
 def test_failed_run_gives_a_page_that_says_why_and_no_figure(tmp_path: Path, kit: ModuleType) -> None:
