@@ -11,7 +11,7 @@ from deploy.analysis.figures.palette import LIGHT, vega_config
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from deploy.analysis.figures.charts import Figure
+    from deploy.analysis.figures.figure import Figure
 
 WIDTH_PX = 480
 PNG_SCALE = 3

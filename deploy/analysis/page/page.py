@@ -33,12 +33,12 @@ STILL_LIMIT = 200_000
 """Characters of a picture that goes in a second time, for readers without scripts; a larger one is described."""
 PLACES: Mapping[str, tuple[str, ...]] = {
     "time": ("figure-4", "figure-time"),
-    "account": ("figure-account", "figure-rounds", "figure-hosts"),
+    "account": ("figure-account", "figure-hosts"),
     "stragglers": ("figure-stragglers",),
     "timeline": ("figure-timeline",),
     "learning": ("figure-accuracy-rounds", "figure-accuracy-time"),
     "machines": ("figure-compute",),
-    "network": ("figure-one-way", "figure-rtt", "figure-injected"),
+    "network": ("figure-one-way", "figure-rtt", "figure-injected", "figure-injected-difference"),
     "clocks": ("figure-clocks",),
 }
 """Where each figure belongs; what is in no list has a section of its own."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from deploy.analysis.figures.charts import main_figure
+from deploy.analysis.figures.catalogue import main_figure
 from deploy.analysis.page.conditions import delay_check
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
