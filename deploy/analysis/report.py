@@ -89,7 +89,7 @@ def _pictures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
             name=each.name,
             title=each.title,
             subtitle=each.subtitle,
-            caption=each.caption,
+            caption=each.caption + each.use,
             alt=each.alt,
             spec=render.on_page(each),
             svg=render.save(each, folder),
