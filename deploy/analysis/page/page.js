@@ -46,7 +46,8 @@
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config, tooltip: { theme: dark ? "dark" : "light" } };
     const drawn = vegaEmbed(place, specs[name], options).then(async ({ view }) => {
-      if (filtered(name)) await view.signal(SIGNAL, shown()).runAsync();
+      if (filtered(name)) view.signal(SIGNAL, shown());
+      await view.resize().runAsync(); // legends know only now how wide the chart is
       place.dataset.drawn = shown();
       place.style.minHeight = "";
       return view;
