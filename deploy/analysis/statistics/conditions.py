@@ -128,20 +128,20 @@ def analyse(dataset: Dataset) -> Analysis:
         key: undelayed(trials, clients) if any(not trial.undelayed for trial in trials) else None
         for key, trials in groups.items()
     }
+    told = account(dataset)
     by_condition = dict(sorted(grouped(dataset.trials, lambda plan: plan.condition).items()))
     conditions = [
         _condition(trials, Known(clients, baselines[key], natural[key]))
         for trials in by_condition.values()
         for key in [base_key(trials[0].plan)]
     ]
-    accounted = account(dataset)
     return Analysis(
         dataset=dataset,
         clients=clients,
         baselines=baselines,
         conditions=_judged(conditions),
-        account=accounted,
-        effects=effects(conditions, by_condition, parts_by_trial(accounted.rounds)),
+        account=told,
+        effects=effects(conditions, by_condition, parts_by_trial(told.rounds)),
     )
 
 
