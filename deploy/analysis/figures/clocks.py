@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 import polars as pl
 
-from deploy.analysis.figures.figure import Figure, Rows, data, left_out, most, rows_of, spec_of
+from deploy.analysis.figures.figure import Figure, Rows, data, layered, left_out, most, rows_of, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def clocks(analysis: Analysis) -> Figure | None:
             + left_out(names, known, "those that are least sure")
         ),
         alt=f"{title}. {_said(found, names)}",
-        spec=spec_of(alt.layer(*_layers(rows, found, names)), LANE_PX * len(names)),
+        spec=spec_of(layered(*_layers(rows, found, names)), LANE_PX * len(names)),
     )
 
 
@@ -103,7 +103,7 @@ def _quoted(text: str) -> str:
 
 def _drifts(found: pl.DataFrame, names: list[str]) -> str:
     drifts = found.filter(pl.col("client").is_in(names)).group_by("client", "process").agg(pl.col("drift_ppm").first())
-    low, high = drifts["drift_ppm"].min(), drifts["drift_ppm"].max()
+    low, high = min(drifts["drift_ppm"]), max(drifts["drift_ppm"])
     return f" Drifts of {low:+.2g} to {high:+.2g} ppm were taken out."
 
 

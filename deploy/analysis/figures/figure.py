@@ -88,6 +88,11 @@ def in_all_and_each(frame: pl.DataFrame, names: dict[int, str]) -> pl.DataFrame:
     return pl.concat([frame.with_columns(condition=pl.lit(ALL)), named])
 
 
+def layered(*charts: alt.Chart) -> alt.LayerChart:
+    """Return charts one over the other."""
+    return alt.LayerChart(layer=list(charts))
+
+
 def one_at_a_time(chart: Chart) -> Chart:
     """Let a chart show the rows of one `condition`, at first of "all"."""
     return _filtered(chart, f"datum.condition == {SHOWN}")
@@ -107,7 +112,7 @@ def _filtered(chart: Chart, expression: str) -> Chart:
     shown = alt.param(name=SHOWN, value=ALL)
     if isinstance(chart, alt.LayerChart):  # a layer with data of its own inherits no filter
         layers = (each.transform_filter(expression) for each in chart.layer)
-        return alt.layer(*layers, data=chart.data).add_params(shown)
+        return alt.LayerChart(layer=list(layers), data=chart.data).add_params(shown)
     return chart.transform_filter(expression).add_params(shown)
 
 

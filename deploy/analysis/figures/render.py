@@ -45,5 +45,5 @@ def on_page(figure: Figure) -> dict[str, Any]:
         "description": figure.alt,
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "padding": {"top": 4, "right": 8, "bottom": 8, "left": 0},
+        "padding": {"top": 4, "right": 8, "bottom": 8, "left": 4},
     }

@@ -9,7 +9,19 @@ import altair as alt
 import msgspec
 import polars as pl
 
-from deploy.analysis.figures.figure import ALL, SHOWN, Figure, data, labels, left_out, legend, most, rows_of, spec_of
+from deploy.analysis.figures.figure import (
+    ALL,
+    SHOWN,
+    Figure,
+    data,
+    labels,
+    layered,
+    left_out,
+    legend,
+    most,
+    rows_of,
+    spec_of,
+)
 from deploy.analysis.figures.palette import SHARE_COLORS
 
 if TYPE_CHECKING:
@@ -199,7 +211,7 @@ def _one_trial(analysis: Analysis, chosen: Chosen, layers: Sequence[alt.Chart]) 
         options=list(chosen.trials), labels=[_name(analysis, trial) for trial in chosen.trials], name="trial "
     )
     shown = f"datum.trial == ({SHOWN} == '{ALL}' ? {TRIAL} : {of_condition}[{SHOWN}])"
-    chart: alt.LayerChart = alt.layer(*(each.transform_filter(shown) for each in layers))
+    chart: alt.LayerChart = layered(*(each.transform_filter(shown) for each in layers))
     params = (alt.param(name=SHOWN, value=ALL), alt.param(name=TRIAL, value=chosen.first, bind=menu))
     return chart.add_params(*params)
 
