@@ -228,16 +228,27 @@ def _train(writer: Writer, message: dict[str, Any], work: Work, at_s: float) -> 
     writer.write(end_s, Delayed(**message, kind="train", requested_s=work.requested_s, measured_s=work.measured_s))
 
 
-def drawn_round(delay: Delay, schedule: int, number: int, noise: Callable[[], float]) -> FakeRound:
-    """Make a round with the product's own draws, clients of about 0.3 s compute, and about 0.1 s for all else."""
-    works = {}
-    for client in CLIENTS:
+def drawn_round(
+    delay: Delay, place: tuple[int, int], noise: Callable[[], float], clients: Sequence[str] = CLIENTS
+) -> FakeRound:
+    """Make a round with the product's own draws, clients of about 0.3 s compute, and about 0.1 s for all else.
+
+    `place` is the delays' schedule, and the round's number.
+    """
+    works, (schedule, number) = {}, place
+    for client in clients:
         want = draw_s(delay, Draw(seed=1, client=client, schedule=schedule, round=number))
         works[client] = Work(0.3 + 0.01 * noise(), want, want + (0.0002 + 0.0001 * noise() if want else 0.0))
     return FakeRound(works, rest_s=0.1 + 0.02 * noise(), accuracy=0.1 + 0.1 * number)
 
 
-def sweep(sizes: Sequence[Seconds], repeats: int, rounds: int, noise: Callable[[], float]) -> list[FakeTrial]:
+def sweep(
+    sizes: Sequence[Seconds],
+    repeats: int,
+    rounds: int,
+    noise: Callable[[], float],
+    clients: Sequence[str] = CLIENTS,
+) -> list[FakeTrial]:
     """Make the trials of a figure 4: probability 0 to 1 by 0.2, times `sizes`, times `repeats`."""
     conditions = [Delay(p / 5, size) for size in sizes for p in range(6)]
     trials = []
@@ -245,7 +256,7 @@ def sweep(sizes: Sequence[Seconds], repeats: int, rounds: int, noise: Callable[[
         for condition, delay in enumerate(conditions):
             index = repeat * len(conditions) + condition
             planned = plan(index, delay, condition=condition, repeat=repeat, schedule=index, rounds=rounds)
-            made = [drawn_round(delay, index, number, noise) for number in range(1, rounds + 1)]
+            made = [drawn_round(delay, (index, number), noise, clients) for number in range(1, rounds + 1)]
             trials.append(FakeTrial(planned, made))
     return trials
 

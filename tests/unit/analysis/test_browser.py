@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 from deploy.analysis.figures.catalogue import figures
 from deploy.analysis.figures.render import on_page
 from deploy.analysis.page.library import bundling
-from deploy.analysis.page.page import Drawings, page
+from deploy.analysis.page.page import STILL_LIMIT, Drawings, page
 from deploy.analysis.page.sections import Picture
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Locator, Page
 
+    from deploy.analysis.statistics.conditions import Analysis
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"]
 DESKTOP, PHONE = (1280, 900), (390, 844)
 ALL_DRAWN = "() => [...document.querySelectorAll('.chart')].every(each => each.dataset.drawn)"
+LIBRARY_BYTES = 1_500_000
 OVERFLOW = "() => document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -102,17 +105,15 @@ def visit(browser: Browser, file: Path, size: tuple[int, int] = DESKTOP, **optio
         context.close()
 
 
-def written(run: Path, pictures: Sequence[Picture] = (), script: str = "") -> Path:
+def written(analysis: Analysis, file: Path, pictures: Sequence[Picture] = (), script: str = "") -> Path:
     """Write the page alone, without the figures' files, which take seconds."""
-    analysis = analyse(read_dataset(run))
-    file = run / "index.html"
     drawings = Drawings(pictures=tuple(pictures), script=script)
     file.write_text(page(analysis, headlines(analysis), drawings), encoding="utf-8")
     return file
 
 
-def pictures(run: Path) -> list[Picture]:
-    """Return all figures of a run; what stands in for the drawn ones is as high as most are."""
+def pictures(analysis: Analysis) -> list[Picture]:
+    """Return all figures; what stands in for the drawn ones is as high as most are."""
     return [
         Picture(
             name=each.name,
@@ -123,19 +124,26 @@ def pictures(run: Path) -> list[Picture]:
             spec=on_page(each),
             svg='<svg height="300"></svg>',
         )
-        for each in figures(analyse(read_dataset(run)))
+        for each in figures(analysis)
     ]
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, kit: ModuleType) -> Path:
-    """The page of 18 conditions, with 13 figures."""
+def swept(tmp_path_factory: pytest.TempPathFactory, kit: ModuleType) -> Analysis:
+    """18 conditions of 3 rounds."""
     rng = random.Random(1)  # noqa: S311 - noise for a picture
     sizes = [Constant(0.3), Constant(0.4), Constant(0.5)]
     trials = kit.sweep(sizes, 1, 3, lambda: rng.gauss(0, 1))
-    run = kit.FakeRun(tmp_path_factory.mktemp("sweep"), trials, whole=True).write()
+    return analyse(read_dataset(kit.FakeRun(tmp_path_factory.mktemp("sweep"), trials, whole=True).write()))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, swept: Analysis) -> Path:
+    """Their page, with 13 figures."""
     with bundling() as script:
-        return written(run, pictures(run), script())
+        library = script()
+    assert len(library) < LIBRARY_BYTES
+    return written(swept, tmp_path_factory.mktemp("page") / "index.html", pictures(swept), library)
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +154,7 @@ def opened(browser: Browser, index: Path) -> Iterator[Visit]:
         yield seen
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
 def test_charts_are_drawn_offline_without_complaint(
     browser: Browser, index: Path, size: tuple[int, int], scheme: str
 ) -> None:
@@ -206,15 +213,16 @@ def test_unknown_values_sort_last(browser: Browser, tmp_path: Path, kit: ModuleT
         )
         for number, ended in enumerate((True, False, True))
     ]
-    with visit(browser, written(kit.FakeRun(tmp_path, trials).write())) as seen:
+    analysis = analyse(read_dataset(kit.FakeRun(tmp_path, trials).write()))
+    with visit(browser, written(analysis, tmp_path / "index.html")) as seen:
         for order in (["1.00", "3.00", "–"], ["3.00", "1.00", "–"]):  # noqa: RUF001 - an en dash
             seen.head("conditions-table", "measured").get_by_role("button").click()
             assert seen.column("conditions-table", "measured") == order
 
 
-def test_every_chart_has_the_marks_of_its_data(opened: Visit, index: Path) -> None:
+def test_every_chart_has_the_marks_of_its_data(opened: Visit, swept: Analysis) -> None:
     """18 conditions, of 3 rounds each, on 3 clients: nothing is left out, nothing is blank."""
-    delays = read_dataset(index.parent).tasks.filter(pl.col("delay_s") > 0).height
+    delays = swept.dataset.tasks.filter(pl.col("delay_s") > 0).height
     assert opened.counted("figure-4", "circle") == 18
     assert opened.counted("figure-4", "line mark") == 6
     assert opened.counted("figure-stragglers", "rect mark") == 18 * 3
@@ -242,18 +250,18 @@ def test_a_condition_can_be_shown_alone(opened: Visit) -> None:
     assert [opened.counted(*each) for each in looked] == before
 
 
-def test_the_contents_lead_to_every_section(browser: Browser, index: Path) -> None:
+def test_the_contents_lead_to_every_section(opened: Visit) -> None:
     """On a phone too: a list that opens, closes once something was chosen, and brings it into sight."""
-    with visit(browser, index, PHONE) as seen:
-        links = seen.page.locator("#contents a")
-        assert links.count() == seen.page.locator("main > section").count()
-        seen.page.locator("#contents summary").click()
-        seen.page.get_by_role("link", name="Problems").click()
-        heading = seen.page.get_by_role("heading", name="Problems")
-        assert not links.first.is_visible()
-        box = heading.bounding_box()
-        assert box is not None
-        assert 0 < box["y"] < PHONE[1]
+    opened.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    links = opened.page.locator("#contents a")
+    assert links.count() == opened.page.locator("main > section").count()
+    opened.page.locator("#contents summary").click()
+    opened.page.get_by_role("link", name="Problems").click()
+    box = opened.page.get_by_role("heading", name="Problems").bounding_box()
+    assert not links.first.is_visible()
+    assert box is not None
+    assert 0 < box["y"] < PHONE[1]
+    opened.page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
 
 
 def test_a_print_shows_what_is_folded(opened: Visit) -> None:
@@ -262,6 +270,17 @@ def test_a_print_shows_what_is_folded(opened: Visit) -> None:
     for event, shown in (("beforeprint", True), ("afterprint", False)):
         opened.page.evaluate(f"() => dispatchEvent(new Event('{event}'))")
         assert folded.evaluate("each => each.open") is shown
+
+
+def test_a_large_run_stays_small(tmp_path: Path, kit: ModuleType) -> None:
+    """18 conditions, 30 rounds, 10 clients: the page, with each still picture as large as may be, is below 15 MB."""
+    rng = random.Random(1)  # noqa: S311 - noise for a picture
+    clients = tuple(f"host-{number}" for number in range(10))
+    trials = kit.sweep([Constant(0.3), Constant(0.4), Constant(0.5)], 1, 30, lambda: rng.gauss(0, 1), clients)
+    analysis = analyse(read_dataset(kit.FakeRun(tmp_path, trials, clients, whole=True).write()))
+    shown = pictures(analysis)
+    bytes_of_page = written(analysis, tmp_path / "index.html", shown).stat().st_size
+    assert bytes_of_page + len(shown) * STILL_LIMIT + LIBRARY_BYTES < 15_000_000
 
 
 def test_the_check_itself_notices_requests_and_errors(browser: Browser, tmp_path: Path) -> None:
