@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from deploy.analysis.statistics.settling import settling_rounds
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from deploy.analysis.reading.rows import Dataset, Round, Trial
     from flcommon.delay import Delay
@@ -39,15 +37,14 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     settling: int = 0
 
 
-def baseline(trials: Iterable[Trial]) -> Baseline | None:
+def baseline(trials: Iterable[Trial], slow: Collection[tuple[int, int]] = ()) -> Baseline | None:
     """Return the round time without delay of complete `trials`; None when no round of theirs is known.
 
-    All must share their settings apart from the delay. Without a trial that asked for no delay, every round's
-    largest measured delay is subtracted from its duration: a little too much, where a delay overlapped with a slower
-    client's compute time.
+    `slow` are the rounds that are settling, by trial and number: they do not count. All trials must share their
+    settings apart from the delay. Without a trial that asked for no delay, every round's largest measured delay is
+    subtracted from its duration: a little too much, where a delay overlapped with a slower client's compute time.
     """
     complete = [trial for trial in trials if trial.status == "complete"]
-    slow = settling_rounds(complete)
     settled = [(t, each) for t in complete for each in t.rounds if (t.plan.index, each.number) not in slow]
     control = list(_times(each for trial, each in settled if trial.plan.links and each.control))
     control_s = median(control) if control else None

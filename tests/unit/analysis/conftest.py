@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from deploy.analysis.reading.rows import ClientRound, Round, Trial
+from deploy.analysis.reading.rows import Round, Trial
 from deploy.manifest import SCHEMA_VERSION, HostRecord, Manifest, PlannedTrial
 from flcommon.delay import Constant, Delay, Draw, Seconds, draw_s
 from flcommon.eventlog import EventLog, Moment
@@ -268,26 +268,11 @@ def simple_round(busy_s: float, delay_s: float = 0.0, rest_s: float = 0.0, accur
     return FakeRound(works, rest_s, accuracy)
 
 
-def measured_trial(planned: PlannedTrial, works: Sequence[Sequence[Work]], rest_s: Sequence[float]) -> Trial:
-    """Make a complete trial as the analysis reads it, without a log: what each client did by round, and the rest."""
+def measured_trial(planned: PlannedTrial, busy_s: Sequence[float], rest_s: Sequence[float]) -> Trial:
+    """Make a complete trial as it is read, without a log: by round, the slowest client's time and the rest."""
     rounds = tuple(
-        Round(
-            number=number,
-            started_s=0.0,
-            duration_s=max(work.compute_s + work.measured_s for work in each) + rest,
-            accuracy=None,
-            asked=len(each),
-            clients=tuple(
-                ClientRound(
-                    client=f"c{place}",
-                    compute_s=work.compute_s,
-                    requested_s=work.requested_s,
-                    measured_s=work.measured_s,
-                )
-                for place, work in enumerate(each)
-            ),
-        )
-        for number, (each, rest) in enumerate(zip(works, rest_s, strict=True), 1)
+        Round(number=number, started_s=0.0, duration_s=busy + rest, accuracy=None, asked=len(CLIENTS), clients=())
+        for number, (busy, rest) in enumerate(zip(busy_s, rest_s, strict=True), 1)
     )
     total_s = sum(each.duration_s or 0.0 for each in rounds)
     return Trial(plan=planned, status="complete", total_s=total_s, target_s=None, accuracy=None, rounds=rounds)
