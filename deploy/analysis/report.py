@@ -1,4 +1,4 @@
-"""Writes `report/` (page and figures), `dataset.parquet` and `messages.parquet` into a run directory, from it alone.
+"""Writes `report/` (page and figures), `dataset.parquet` and `tables/` into a run directory, from it alone.
 
 A report can be rebuilt at any time and on any machine. Nothing in raw/ or in the manifest is touched.
 """
@@ -16,10 +16,10 @@ from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.statistics.conditions import Condition, analyse
 from deploy.analysis.statistics.theory import ideal_s, known_sum
+from deploy.analysis.tables import write_tables
 from deploy.errors import DeployError
 
 if TYPE_CHECKING:
-    from deploy.analysis.reading.rows import Dataset
     from deploy.analysis.statistics.conditions import Analysis
 
 
@@ -60,7 +60,7 @@ def _write(run: Path, analysis: Analysis) -> Summary:
     said = headlines(analysis)
     drawings = _draw(analysis, folder) if analysis.dataset.complete else Drawings()
     (folder / "index.html").write_text(page(analysis, said, drawings), encoding="utf-8")
-    _write_table(run, analysis.dataset)
+    write_tables(run, analysis)
     figure = folder / f"{drawings.pictures[0].name}.svg" if drawings.pictures else None
     return _summary(analysis, said, folder / "index.html", figure)
 
@@ -94,15 +94,6 @@ def _pictures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
         )
         for each in found
     )
-
-
-def _write_table(run: Path, dataset: Dataset) -> None:
-    if any(trial.rounds for trial in dataset.trials):
-        from deploy.analysis.reading import table  # noqa: PLC0415 - polars takes 0.4 s to import
-
-        table.frame(dataset).write_parquet(run / "dataset.parquet")
-        if dataset.messages:
-            table.messages_frame(dataset.messages).write_parquet(run / "messages.parquet")
 
 
 def _summary(analysis: Analysis, said: tuple[str, ...], index: Path, figure: Path | None) -> Summary:

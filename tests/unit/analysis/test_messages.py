@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from deploy.analysis.clocks.injected import PAYLOAD
 from deploy.analysis.reading.dataset import read_dataset
-from deploy.analysis.reading.messages import BELOW, CHANGED, LIFTED, LOSSY, RESENT, WINDOW, MessageRow
+from deploy.analysis.reading.messages import BELOW, CHANGED, LIFTED, LOSSY, RESENT, WINDOW, MessageRow, message_rows
 from deploy.analysis.report import write_report
 from deploy.analysis.statistics.interval import interval
 from deploy.clockline import CLOCKS_FILE, ClockLine
@@ -191,7 +191,7 @@ def story(tmp_path: Path, kit: ModuleType) -> Story:
 
 def by_way(dataset: Dataset, number: int = 1) -> tuple[MessageRow, MessageRow]:
     """Return a round's rows: down and up."""
-    down, up = (row for row in dataset.messages if row.round == number)
+    down, up = (row for row in message_rows(dataset.messages) if row.round == number)
     assert (down.direction, up.direction) == ("down", "up")
     return down, up
 
@@ -255,7 +255,7 @@ def test_natural_and_injected_are_told_apart(story: Story, delay_ms: float, laye
         assert way.applied_ms == injected_ms
     assert row.natural_rtt_ms is not None
     assert row.natural_rtt_ms.median == pytest.approx(12.0, abs=0.01)
-    assert all(line.injected_s == delay_ms / 1000 for line in dataset.messages if line.direction == "up")
+    assert all(line.injected_s == delay_ms / 1000 for line in message_rows(dataset.messages) if line.direction == "up")
 
 
 def test_what_the_layer_held_counts_rather_than_what_it_was_asked(story: Story) -> None:
