@@ -103,7 +103,7 @@ class Exchanges:
 
 
 _NO_MOMENTS = np.empty(0, dtype=np.int64)
-NO_EXCHANGES = Exchanges(*[_NO_MOMENTS] * 5, np.empty(0, dtype=np.bool_))
+NO_EXCHANGES = Exchanges(_NO_MOMENTS, _NO_MOMENTS, _NO_MOMENTS, _NO_MOMENTS, _NO_MOMENTS, np.empty(0, dtype=np.bool_))
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,14 @@ from deploy.analysis.reading.messages import messages_frame, ways
 from deploy.analysis.reading.network import network, network_problems
 from deploy.analysis.reading.rows import Dataset, Trial
 from deploy.analysis.reading.serverlog import Trained, TrialLog, trained, trial_logs
-from deploy.analysis.reading.tasks import offsets_frame, phases_frame, rounds_frame, samples_frame, tasks_frame
+from deploy.analysis.reading.tasks import (
+    offsets_frame,
+    phases_frame,
+    rounds_frame,
+    samples_frame,
+    tasks_frame,
+    trips_frame,
+)
 from deploy.analysis.reading.works import is_training, works_frame
 from deploy.manifest import read_manifest
 from flcommon.events import JobAccepted, MessageSent
@@ -42,7 +49,8 @@ def read_dataset(run: Path) -> Dataset:
     asked, states = instructions(manifest, logs, clocks)
     down, up = ways(asked, states)
     messages = messages_frame(asked, down, up)
-    found = network(manifest, clocks.clients, messages, idle_trips(clocks.clients))
+    idle = idle_trips(clocks.clients)
+    found = network(manifest, clocks.clients, messages, idle)
     trials = tuple(_trials(manifest, logs, works))
     return Dataset(
         manifest=manifest,
@@ -58,6 +66,9 @@ def read_dataset(run: Path) -> Dataset:
         rounds=rounds_frame(clocks.servers, trials),
         samples=samples_frame(clocks, logs),
         offsets=offsets_frame(clocks),
+        zero_ns=clocks.servers[0].first_ns if clocks.servers else 0,
+        processes={host: len(own) for host, own in logs.processes_of.items()},
+        trips=trips_frame(clocks.clients, idle, messages),
     )
 
 

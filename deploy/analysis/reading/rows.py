@@ -8,7 +8,7 @@ import msgspec
 import polars as pl
 
 from deploy.analysis.clocks.clock import ClockFound
-from deploy.analysis.columns import MESSAGES, OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS, empty
+from deploy.analysis.columns import MESSAGES, OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS, TRIPS, empty
 from deploy.analysis.reading.network import Network
 from deploy.analysis.reading.works import WORKS
 from deploy.manifest import Manifest, PlannedTrial
@@ -110,6 +110,12 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """Without the account's columns."""
     samples: pl.DataFrame = msgspec.field(default_factory=lambda: empty(SAMPLES))
     offsets: pl.DataFrame = msgspec.field(default_factory=lambda: empty(OFFSETS))
+
+    zero_ns: int = 0
+    """Where `start_s` counts from, on the server's monotonic clock."""
+    processes: dict[str, int] = {}
+    """How many processes each host had."""
+    trips: pl.DataFrame = msgspec.field(default_factory=lambda: empty(TRIPS))
 
     @property
     def complete(self) -> tuple[Trial, ...]:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from deploy.analysis.columns import OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS
+from deploy.analysis.columns import OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS, TRIPS
 from deploy.analysis.reading.messages import FLAGS
-from flcommon.events import HostSampled, PhaseEnded, RoundEnded, RoundStarted
+from flcommon.events import HostSampled, PhaseEnded, Probed, RoundEnded, RoundStarted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deploy.analysis.clocks.clock import Clocks
+    from deploy.analysis.clocks.clock import ClientProcess, Clocks
     from deploy.analysis.clocks.exchanges import Process
     from deploy.analysis.reading.logs import Logs
     from deploy.analysis.reading.rows import Trial
@@ -136,3 +136,24 @@ def offsets_frame(clocks: Clocks) -> pl.DataFrame:
         }
         found.append(pl.DataFrame(columns, schema=OFFSETS.schema))
     return pl.concat(found)
+
+
+def trips_frame(clients: Sequence[ClientProcess], idle: pl.DataFrame, messages: pl.DataFrame) -> pl.DataFrame:
+    """Return TRIPS."""
+    exchanged = idle.with_columns(
+        pl.lit("idle").alias("source"),
+        (1000 * pl.col("rtt_s")).alias("rtt_ms"),
+        (1000 * pl.col("injected_s")).alias("injected_ms"),
+    )
+    probes = [
+        (event.client, event.stage, None, False, rtt_ms, 0.0)
+        for each in clients
+        for _, event in each.process.told
+        if isinstance(event, Probed)
+        for rtt_ms in event.rtt_ms
+    ]
+    kernels = messages.filter(pl.col("rtt_ms").is_not_null()).with_columns(
+        pl.lit("tcp").alias("source"), pl.lit(None, pl.Float64).alias("injected_ms")
+    )
+    probed = pl.DataFrame(probes, schema=TRIPS.schema, orient="row")
+    return pl.concat([exchanged.select(*TRIPS.schema), probed, kernels.select(*TRIPS.schema)])
