@@ -84,7 +84,7 @@
   select?.addEventListener("change", filter);
   if (shown() !== "all") filter(); // a browser that goes back keeps what was chosen
 
-  // The contents close once a section is chosen, or anything else is; a print shows what is folded.
+  // The contents close once a section is chosen, or anything else is; a print shows what is folded, if it is short.
   const contents = document.getElementById("contents");
   document.addEventListener("click", ({ target }) => {
     if (!contents.contains(target) || target.closest("a")) contents.open = false;
@@ -92,9 +92,10 @@
   document.addEventListener("keydown", ({ key }) => {
     if (key === "Escape") contents.open = false;
   });
+  const PRINTED = 40; // rows of a folded table, at most
   let folded = [];
   addEventListener("beforeprint", () => {
-    folded = all("main details:not([open])");
+    folded = all("main details:not([open])").filter((each) => all("tbody tr", each).length <= PRINTED);
     folded.forEach((each) => { each.open = true; });
   });
   addEventListener("afterprint", () => folded.forEach((each) => { each.open = false; }));
