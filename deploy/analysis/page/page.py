@@ -18,6 +18,7 @@ from markupsafe import Markup
 from deploy.analysis.figures.palette import DARK, LIGHT, Scheme, vega_config
 from deploy.analysis.page import account, conditions, network, origin
 from deploy.analysis.page.sections import Picture, Section
+from deploy.analysis.page.whatif import what_if
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "time": ("figure-4", "figure-time"),
     "account": ("figure-account", "figure-hosts"),
     "stragglers": ("figure-stragglers",),
+    "what-if": (),
     "timeline": ("figure-timeline",),
     "learning": ("figure-accuracy-rounds", "figure-accuracy-time"),
     "machines": ("figure-compute",),
@@ -127,6 +129,7 @@ def _sections(analysis: Analysis, pictures: Sequence[Picture]) -> Iterator[Secti
     written = (
         account.account(analysis),
         account.stragglers(analysis),
+        what_if(analysis),
         network.network(dataset),
         network.clocks(dataset),
     )
