@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from deploy.analysis.figures.figure import ROW_PX, Figure, Rows, all_or_one, data, legend, spec_of
+from deploy.analysis.figures.figure import ROW_PX, Figure, Rows, all_or_one, data, layered, legend, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,7 +97,7 @@ def _spec(
     if rule is not None:
         at = alt.Chart(data([{"at": rule}])).mark_rule(strokeDash=[4, 3], color="#767d86").encode(alt.X("at:Q"))
         layers.insert(0, at.transform_calculate(condition="null"))
-    return spec_of(all_or_one(alt.layer(*layers)), len(order) * max(ROW_PX, MARK_PX * len(shown) + 6))
+    return spec_of(all_or_one(layered(*layers)), len(order) * max(ROW_PX, MARK_PX * len(shown) + 6))
 
 
 def _count(rows: Rows, names: Sequence[str]) -> str:
