@@ -182,7 +182,7 @@ def test_colors_follow_the_scheme_and_what_was_chosen_stays(opened: Visit) -> No
 
 def test_pointing_at_a_trial_shows_its_numbers(opened: Visit) -> None:
     """The tooltip holds the training time of the point, to the hundredth of a second."""
-    point = opened.page.locator("#figure-4 [aria-roledescription='circle']").first
+    point = opened.page.locator("#figure-4 [aria-roledescription='point']").first
     point.hover()
     tip = opened.page.locator("#vg-tooltip-element.visible")
     tip.wait_for()
@@ -223,7 +223,7 @@ def test_unknown_values_sort_last(browser: Browser, tmp_path: Path, kit: ModuleT
 def test_every_chart_has_the_marks_of_its_data(opened: Visit, swept: Analysis) -> None:
     """18 conditions, of 3 rounds each, on 3 clients: nothing is left out, nothing is blank."""
     delays = swept.dataset.tasks.filter(pl.col("delay_s") > 0).height
-    assert opened.counted("figure-4", "circle") == 18
+    assert opened.counted("figure-4", "point") == 18
     assert opened.counted("figure-4", "line mark") == 6
     assert opened.counted("figure-stragglers", "rect mark") == 18 * 3
     assert opened.counted("figure-accuracy-rounds", "circle") == 18 * 3
