@@ -26,6 +26,8 @@ TICKED_LANES = 12
 TICKS, TICKS_IN_ONE = 150, 40
 """As many evenly many quantiles stand for a lane's values: in all conditions, and in one."""
 LANE_PX, SUBLANE_PX = 26, 15
+NARROW = 2 / 3
+"""Of many hosts' lanes."""
 _BRACKET = {"surely", "at_most"}
 HOW_TO_READ = "Boxes hold the middle half of the values, the line in them is the median, whiskers reach from 5 to 95 %"
 
@@ -50,8 +52,14 @@ def spec(lanes: Lanes) -> dict[str, Any]:
     span = _span(boxes)
     boxes = boxes.with_columns(pl.col(*QUANTILES, *_BRACKET & set(boxes.columns)).clip(lower_bound=span.floor))
     chart = layered(*_ticks(lanes, span), *_boxes(rows_of(boxes), lanes, span))
-    lane_px = SUBLANE_PX * len(lanes.kinds) * 1.35 if lanes.kinds else LANE_PX
-    return spec_of(one_at_a_time(chart), lane_px * len(lanes.hosts))
+    lane_px = _lane_px(lanes) * 1.35 * len(lanes.kinds) if lanes.kinds else _lane_px(lanes)
+    return spec_of(one_at_a_time(chart), round(lane_px * len(lanes.hosts)))
+
+
+def _lane_px(lanes: Lanes) -> float:
+    """Return the height of a lane, or of its part for one kind."""
+    own = SUBLANE_PX if lanes.kinds else LANE_PX
+    return own if len(lanes.hosts) <= TICKED_LANES else NARROW * own
 
 
 def _span(boxes: pl.DataFrame) -> Span:
@@ -111,7 +119,7 @@ def _boxes(rows: Rows, lanes: Lanes, span: Span) -> Iterator[alt.Chart]:
     place = _place(lanes)
     inked = {key: channel for key, channel in place.items() if key != "color"}
     tips = _tips(lanes)
-    lane_px = SUBLANE_PX if lanes.kinds else LANE_PX
+    lane_px = _lane_px(lanes)
 
     def x(name: str) -> alt.X:
         return alt.X(f"{name}:Q", title=lanes.title, scale=span.scale, axis=span.axis)
