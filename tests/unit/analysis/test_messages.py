@@ -542,13 +542,13 @@ def test_the_page_tells_natural_from_injected(story: Story) -> None:
 def test_a_page_without_links_has_a_row_for_each_client_and_no_word_of_injection(story: Story) -> None:
     story.round(1, 4.0)
     html = write_report(story.write()).page.read_text()
-    assert '<h2 id="network">' in html
+    assert '<h2 id="network-title">' in html
     assert "injected down" not in html
 
 
 def test_a_page_of_logs_that_tell_nothing_of_the_network_does_without(story: Story) -> None:
     story.server.clear()
-    assert '<h2 id="network">' not in write_report(story.write()).page.read_text()
+    assert '<h2 id="network-title">' not in write_report(story.write()).page.read_text()
 
 
 # --- the median's interval --------------------------------------------------------------------------------------------
