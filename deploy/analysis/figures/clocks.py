@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 import polars as pl
 
-from deploy.analysis.figures.figure import Figure, Rows, data, left_out, most, rows_of, spec_of
+from deploy.analysis.figures.figure import Figure, Rows, data, layered, left_out, most, rows_of, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def clocks(analysis: Analysis) -> Figure | None:
             + left_out(names, known, "those that are least sure")
         ),
         alt=f"{title}. {_said(found, names)}",
-        spec=spec_of(alt.layer(*_layers(rows, found, names)), LANE_PX * len(names)),
+        spec=spec_of(layered(*_layers(rows, found, names)), LANE_PX * len(names)),
     )
 
 
@@ -86,13 +86,13 @@ def _layers(rows: Rows, found: pl.DataFrame, names: list[str]) -> Iterator[alt.C
     ]
     base = alt.Chart(data(rows)).encode(x, detail=["client:N", "process:N"], tooltip=tips)
     y = alt.Y("low:Q", title=None, scale=lanes, axis=axis)
-    yield base.mark_area(opacity=0.35).encode(y, alt.Y2("high:Q"))
+    yield base.mark_area(fillOpacity=0.35).encode(y, alt.Y2("high:Q"))
     yield base.mark_line(strokeWidth=1.5).encode(alt.Y("offset:Q", title=None, scale=lanes, axis=axis))
     last, halves = found["start_s"].max(), dict(found.group_by("client").agg(pl.col("half_ms").max()).iter_rows())
     ends: Rows = [
         {"start_s": last, "lane": lane - _FILL, "text": f"± {halves[name]:.2g} ms"} for lane, name in enumerate(names)
     ]
-    text = alt.Chart(data(ends)).mark_text(align="right", baseline="middle", dy=5, fontSize=11)
+    text = alt.Chart(data(ends)).mark_text(align="right", baseline="middle", dy=5, fontSize=12)
     yield text.encode(x, alt.Y("lane:Q", title=None, scale=lanes, axis=axis), alt.Text("text:N"))
 
 
@@ -103,7 +103,7 @@ def _quoted(text: str) -> str:
 
 def _drifts(found: pl.DataFrame, names: list[str]) -> str:
     drifts = found.filter(pl.col("client").is_in(names)).group_by("client", "process").agg(pl.col("drift_ppm").first())
-    low, high = drifts["drift_ppm"].min(), drifts["drift_ppm"].max()
+    low, high = min(drifts["drift_ppm"]), max(drifts["drift_ppm"])
     return f" Drifts of {low:+.2g} to {high:+.2g} ppm were taken out."
 
 

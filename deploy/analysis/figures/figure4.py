@@ -15,6 +15,7 @@ from deploy.analysis.figures.figure import (
     faded,
     fading,
     labels,
+    layered,
     legend,
     spec_of,
 )
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 GRID = 50
 """Intervals of the fine grid on which theory is drawn."""
 DASH = [5, 4]
+GAP = 0.018
+"""Between the intervals of two lines, of the width of the figure."""
 MEASURED, THEORY = "measured", "theory"
 
 
@@ -63,9 +66,10 @@ def time_against_probability(analysis: Analysis) -> Figure:
     found = lines(analysis.dataset.complete)
     names = labels(analysis)
     points = [row for line in found for row in _points(line, names)]
-    means = [row for line in found for row in _means(line, analysis)]
+    means = _side_by_side([list(_means(line, analysis)) for line in found])
     curves = [*means, *(row for line in found for row in _theory(line, analysis))]
-    layers = [*_lines(curves, points, [line.label for line in found]), *_bands(means), *_marks(points), *_bars(means)]
+    color = _color([line.label for line in found])
+    layers = [*_lines(curves, points, color), *_bands(means, color), *_marks(points, color), *_bars(means, color)]
     title = "Training time against delay probability"
     return Figure(
         name="figure-4",
@@ -74,7 +78,7 @@ def time_against_probability(analysis: Analysis) -> Figure:
         caption="Each point is a trial; the solid line goes through the means, the dashed line is theory."
         + _interval_words(means)
         + open_marks(analysis),
-        spec=spec_of(fading(alt.layer(*layers))),
+        spec=spec_of(fading(layered(*layers))),
         alt=_alt(found, title, analysis),
     )
 
@@ -111,6 +115,18 @@ def _means(line: Line, analysis: Analysis) -> Iterator[dict[str, Any]]:
         }
 
 
+def _side_by_side(means: list[Rows]) -> Rows:
+    """Return the means of all lines; `beside` is where the intervals of one line stand beside those of the others."""
+    everywhere = [row["p"] for rows in means for row in rows]
+    gap = (max(everywhere, default=0.0) - min(everywhere, default=0.0)) * min(GAP, 4 * GAP / max(1, len(means)))
+    middle = (len(means) - 1) / 2
+    return [
+        {**row, "beside": round(row["p"] + (place - middle) * gap, 6)}
+        for place, rows in enumerate(means)
+        for row in rows
+    ]
+
+
 def _intervals(condition: Condition) -> dict[str, Any]:
     return {
         "condition": condition.label,
@@ -134,7 +150,7 @@ def _theory(line: Line, analysis: Analysis) -> Iterator[dict[str, Any]]:
         yield {"p": round(p, 6), "d": line.label, "time_s": time_s, "kind": THEORY}
 
 
-def _lines(curves: Rows, points: Rows, names: list[str]) -> Iterator[alt.Chart]:
+def _lines(curves: Rows, points: Rows, color: alt.Color) -> Iterator[alt.Chart]:
     entries = [MEASURED, THEORY]
     dash = alt.StrokeDash(
         "kind:N",
@@ -142,33 +158,32 @@ def _lines(curves: Rows, points: Rows, names: list[str]) -> Iterator[alt.Chart]:
         scale=alt.Scale(domain=entries, range=[[1, 0], DASH]),
         legend=alt.Legend(symbolType="stroke", labelExpr=_dash_words(points)),
     )
-    color = _color().legend(legend(names, symbolType="stroke")).sort(names)
     yield alt.Chart(data(curves)).mark_line(strokeWidth=2).encode(_x(points), _y("time_s"), color, dash)
 
 
-def _bands(means: Rows) -> Iterator[alt.Chart]:
+def _bands(means: Rows, color: alt.Color) -> Iterator[alt.Chart]:
     """Yield where theory expects the means, as bars of each condition."""
     known = [row for row in means if row["expected_low_s"] is not None and row["expected_high_s"] is not None]
     if known:
         tips = [*_where(), _seconds("expected_low_s", "theory, from"), _seconds("expected_high_s", "theory, to")]
-        bars = alt.Chart(data(known)).mark_rule(strokeWidth=9)
+        bars = alt.Chart(data(known)).mark_rule(strokeWidth=6)
         yield bars.encode(
-            alt.X("p:Q"),
+            alt.X("beside:Q"),
             _y("expected_low_s"),
             alt.Y2("expected_high_s:Q"),
-            _color(),
+            color,
             tooltip=tips,
             strokeOpacity=faded(0.25),
         )
 
 
-def _bars(means: Rows) -> Iterator[alt.Chart]:
+def _bars(means: Rows, color: alt.Color) -> Iterator[alt.Chart]:
     """Yield the means' intervals."""
     known = [row for row in means if row["low_s"] is not None and row["high_s"] is not None]
     if known:
         tips = [*_where(), _seconds("time_s", "mean"), _seconds("low_s", "from"), _seconds("high_s", "to")]
         base = alt.Chart(data(known)).encode(
-            alt.X("p:Q"), _color(), tooltip=tips, strokeOpacity=faded(1), fillOpacity=faded(1)
+            alt.X("beside:Q"), color, tooltip=tips, strokeOpacity=faded(1), fillOpacity=faded(1)
         )
         yield base.mark_rule(strokeWidth=1.5).encode(_y("low_s"), alt.Y2("high_s:Q"))
         for end in ("low_s", "high_s"):
@@ -187,8 +202,8 @@ def _y(name: str) -> alt.Y:
     return alt.Y(f"{name}:Q", title="training time (s)", scale=alt.Scale(zero=False))
 
 
-def _color() -> alt.Color:
-    return alt.Color("d:N", title=None)
+def _color(names: list[str]) -> alt.Color:
+    return alt.Color("d:N", title=None, sort=names, legend=legend(names, symbolType="stroke"))
 
 
 def _interval_words(means: Rows) -> str:
@@ -216,13 +231,13 @@ def _x(points: Rows) -> alt.X:
     )
 
 
-def _marks(points: Rows) -> Iterator[alt.Chart]:
+def _marks(points: Rows, color: alt.Color) -> Iterator[alt.Chart]:
     tips = [
         _seconds("time_s", "training time"),
         *_where(),
         *(alt.Tooltip(f"{name}:O") for name in ("repeat", "trial", "rounds")),
     ]
-    channels = (alt.X("p:Q"), _y("time_s"), _color())
+    channels = (alt.X("p:Q"), _y("time_s"), color)
     reached = [row for row in points if row["reached"]]
     short = [row for row in points if not row["reached"]]
     yield alt.Chart(data(reached)).mark_circle(size=55).encode(*channels, tooltip=tips, fillOpacity=faded(0.85))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 import altair as alt
 import polars as pl
 
 from deploy.analysis.figures.figure import (
-    PANEL_PX,
     Figure,
     Rows,
     all_or_one,
     data,
     labels,
+    layered,
     legend,
     rows_of,
     spec_of,
 )
+from deploy.analysis.figures.palette import GREY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from deploy.analysis.statistics.conditions import Analysis
 
 MOST_POINTS = 1500
+_DIFFERENCE = "measured \N{MINUS SIGN} requested (ms)"
 APP, DOWN, UP = "delay of the app", "link, down", "link, up"
 KINDS = (APP, DOWN, UP)
 SCHEMA = {
@@ -49,7 +52,7 @@ def injected(analysis: Analysis) -> tuple[Figure, ...]:
             subtitle=_subtitle(found, kinds),
             caption=f"On the line both are equal. {how}",
             alt=f"Injected delay, measured against requested, with the line of equal values. {_said(found)}",
-            spec=spec_of(all_or_one(alt.layer(*_equal(found), _points(rows, kinds, "measured_ms", "measured (ms)")))),
+            spec=spec_of(all_or_one(layered(*_equal(found), _points(rows, kinds, "measured_ms", "measured (ms)")))),
         ),
         Figure(
             name="figure-injected-difference",
@@ -57,10 +60,7 @@ def injected(analysis: Analysis) -> tuple[Figure, ...]:
             subtitle=_subtitle(found, kinds),
             caption=f"Zero is what was asked for. {how}",
             alt=f"Injected delay, measured minus requested. {_said(found)}",
-            spec=spec_of(
-                all_or_one(alt.layer(_zero(), _points(rows, kinds, "difference_ms", "measured − requested (ms)"))),  # noqa: RUF001
-                0.7 * PANEL_PX,
-            ),
+            spec=spec_of(all_or_one(layered(*_zero(), _points(rows, kinds, "difference_ms", _DIFFERENCE)))),
         ),
     )
 
@@ -104,13 +104,12 @@ def _thinned(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def _points(rows: Rows, kinds: list[str], measured: str, title: str) -> alt.Chart:
-    shapes = alt.Shape("kind:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds), legend=legend(kinds))
-    color = alt.Color("kind:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds), legend=legend(kinds))
-    if len(kinds) == 1:
-        color, shapes = color.legend(None), shapes.legend(None)
-    return (
+    entries = legend(kinds) if len(kinds) > 1 else None
+    shapes = alt.Shape("kind:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds), legend=entries)
+    color = alt.Color("kind:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds), legend=entries)
+    chart: alt.Chart = (
         alt.Chart(data(rows))
-        .mark_point(size=34, opacity=0.6, strokeWidth=1.5)
+        .mark_point(size=34, strokeOpacity=0.6, strokeWidth=1.5)
         .encode(
             alt.X(
                 "requested_ms:Q",
@@ -131,6 +130,7 @@ def _points(rows: Rows, kinds: list[str], measured: str, title: str) -> alt.Char
             ],
         )
     )
+    return chart
 
 
 def _axis(*, grid: bool) -> alt.Axis:
@@ -142,14 +142,14 @@ def _equal(found: pl.DataFrame) -> Iterator[alt.Chart]:
     ends: Rows = [{"requested_ms": end, "measured_ms": end, "condition": None} for end in (low, high)]
     yield (
         alt.Chart(data(ends))
-        .mark_line(strokeDash=[5, 4], strokeWidth=1.2, color="#8a9099")
+        .mark_line(strokeDash=[5, 4], strokeWidth=1.2, color=GREY)
         .encode(alt.X("requested_ms:Q"), alt.Y("measured_ms:Q"))
     )
 
 
-def _zero() -> alt.Chart:
+def _zero() -> Iterator[alt.Chart]:
     zero: Rows = [{"difference_ms": 0.0, "condition": None}]
-    return alt.Chart(data(zero)).mark_rule(strokeDash=[5, 4], strokeWidth=1.2).encode(alt.Y("difference_ms:Q"))
+    yield alt.Chart(data(zero)).mark_rule(strokeDash=[5, 4], strokeWidth=1.2).encode(alt.Y("difference_ms:Q"))
 
 
 def _subtitle(found: pl.DataFrame, kinds: list[str]) -> str:
@@ -176,7 +176,7 @@ def _said(found: pl.DataFrame) -> str:
         if not rows.is_empty():
             gap, want = rows["difference_ms"], rows["requested_ms"]
             spans.append(
-                f"{kind}: {rows.height} of {want.min():.4g} to {want.max():.4g} ms, off by {gap.min():+.2f} to"
-                f" {gap.max():+.2f} ms, in the median {gap.median():+.2f} ms"
+                f"{kind}: {rows.height} of {min(want):.4g} to {max(want):.4g} ms, off by {min(gap):+.2f} to"
+                f" {max(gap):+.2f} ms, in the median {median(gap):+.2f} ms"
             )
     return "; ".join(spans) + "."

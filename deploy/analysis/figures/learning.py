@@ -14,6 +14,7 @@ from deploy.analysis.figures.figure import (
     faded,
     fading,
     labels,
+    layered,
     legend,
     rows_of,
     spec_of,
@@ -62,7 +63,7 @@ def _figure(analysis: Analysis, found: pl.DataFrame, against: Against, name: str
     words = {"round": "rounds", "time_s": "wall time"}[against]
     title, target = f"Accuracy against {words}", _target(analysis)
     colors = Colors(analysis)
-    repeats = found["trials"].max()
+    repeats = max(found["trials"])
     spread = (
         " The band of the chosen condition reaches from its least to its greatest."
         if found["trials"].max() != 1
@@ -73,9 +74,10 @@ def _figure(analysis: Analysis, found: pl.DataFrame, against: Against, name: str
         name=name,
         title=title,
         subtitle=f"Mean of the trials of a condition (at most {repeats}), after each round",
-        caption=f"A line for each condition: {colors.words}.{_alike(found)}{spread}{aim}",
+        caption=f"A line for each condition: {colors.words}.{_alike(found)}{aim}",
+        use=spread,
         alt=f"{title}. {_said(found, labels(analysis), against)}",
-        spec=spec_of(fading(alt.layer(*_layers(_rows(found, analysis, colors), against, colors, target)))),
+        spec=spec_of(fading(layered(*_layers(_rows(found, analysis, colors), against, colors, target)))),
     )
 
 
@@ -133,7 +135,7 @@ def _rows(found: pl.DataFrame, analysis: Analysis, colors: Colors) -> Rows:
 def _layers(rows: Rows, against: Against, colors: Colors, target: tuple[str, float] | None) -> Iterator[alt.Chart]:
     title = {"round": "round", "time_s": "since the first round of its trial began (s)"}[against]
     longest = max(row["round"] for row in rows)
-    whole = alt.Axis(grid=False, values=whole_numbers(longest)) if against == "round" else None
+    whole = alt.Axis(grid=False, values=whole_numbers(longest), format="d") if against == "round" else None
     x = alt.X(f"{against}:Q", title=title, scale=alt.Scale(zero=False), axis=whole or alt.Axis(tickCount=6, grid=False))
     y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     tips = [

@@ -108,12 +108,12 @@ def _long(means: pl.DataFrame, parts: Iterable[str], *keys: str) -> pl.DataFrame
 def _stack(rows: pl.DataFrame, order: Sequence[str], lane: str, colors: Mapping[str, str]) -> alt.Chart:
     there = [part for part in colors if part in set(rows["part"])]
     scale = alt.Scale(domain=there, range=[colors[part] for part in there])
-    return (
+    chart: alt.Chart = (
         alt.Chart(data(rows_of(rows)))
         .mark_bar()
         .encode(
             alt.X("time_s:Q", title="mean time of a round (s)", stack="zero", axis=alt.Axis(tickCount=5)),
-            alt.Y(f"{lane}:N", title=None, sort=list(order)),
+            alt.Y(f"{lane}:N", title=None, sort=list(order), scale=alt.Scale(domain=list(order))),
             alt.Color("part:N", title=None, scale=scale, legend=legend(there, symbolType="square")),
             alt.Order("rank:Q"),
             tooltip=[
@@ -126,6 +126,7 @@ def _stack(rows: pl.DataFrame, order: Sequence[str], lane: str, colors: Mapping[
             ],
         )
     )
+    return chart
 
 
 def _caption(rows: pl.DataFrame, parts: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ import altair as alt
 import msgspec
 import polars as pl
 
-from deploy.analysis.figures.figure import ALL, Span, data, legend, one_at_a_time, rows_of, spec_of
+from deploy.analysis.figures.figure import ALL, Span, data, layered, legend, one_at_a_time, rows_of, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,9 +49,9 @@ def spec(lanes: Lanes) -> dict[str, Any]:
     boxes = summary(lanes)
     span = _span(boxes)
     boxes = boxes.with_columns(pl.col(*QUANTILES, *_BRACKET & set(boxes.columns)).clip(lower_bound=span.floor))
-    chart = alt.layer(*_ticks(lanes, span), *_boxes(rows_of(boxes), lanes, span))
-    step = alt.Step(SUBLANE_PX, **{"for": "offset"}) if lanes.kinds else alt.Step(LANE_PX)
-    return spec_of(one_at_a_time(chart), step)
+    chart = layered(*_ticks(lanes, span), *_boxes(rows_of(boxes), lanes, span))
+    lane_px = SUBLANE_PX * len(lanes.kinds) * 1.35 if lanes.kinds else LANE_PX
+    return spec_of(one_at_a_time(chart), lane_px * len(lanes.hosts))
 
 
 def _span(boxes: pl.DataFrame) -> Span:
@@ -91,7 +91,9 @@ def medians(lanes: Lanes) -> str:
 
 def _place(lanes: Lanes) -> dict[str, Any]:
     """Return the encodings of a lane and of its colour."""
-    y = alt.Y("host:N", title=None, sort=list(lanes.hosts), scale=alt.Scale(paddingInner=0.25, paddingOuter=0.1))
+    hosts = list(lanes.hosts)
+    lane = alt.Scale(domain=hosts, paddingInner=0.25, paddingOuter=0.1)
+    y = alt.Y("host:N", title=None, sort=hosts, scale=lane)
     if not lanes.kinds:
         return {"y": y}
     kinds = list(lanes.kinds)
@@ -116,7 +118,7 @@ def _boxes(rows: Rows, lanes: Lanes, span: Span) -> Iterator[alt.Chart]:
 
     colored = alt.Chart(data(rows)).encode(**place, tooltip=tips)
     yield colored.mark_rule(strokeWidth=1.5).encode(x=x("low"), x2="high:Q")
-    yield colored.mark_bar(size=0.55 * lane_px, opacity=0.8).encode(x=x("lower"), x2="upper:Q")
+    yield colored.mark_bar(size=0.55 * lane_px, fillOpacity=0.8).encode(x=x("lower"), x2="upper:Q")
     black = alt.Chart(data(rows)).encode(**inked, tooltip=tips)
     yield black.mark_tick(thickness=2, size=0.75 * lane_px, color=alt.Undefined).encode(x=x("middle"))
     if rows[0].keys() >= _BRACKET:
@@ -138,7 +140,7 @@ def _ticks(lanes: Lanes, span: Span) -> list[alt.Chart]:
         *keys, pl.col("value").clip(lower_bound=span.floor)
     )
     x = alt.X("value:Q", title=lanes.title, scale=span.scale, axis=span.axis)
-    return [alt.Chart(data(rows_of(few))).mark_tick(thickness=1, opacity=0.3).encode(x=x, **_place(lanes))]
+    return [alt.Chart(data(rows_of(few))).mark_tick(thickness=1, fillOpacity=0.3).encode(x=x, **_place(lanes))]
 
 
 def _tips(lanes: Lanes) -> list[alt.Tooltip]:

@@ -13,6 +13,7 @@ from deploy.analysis.figures.figure import (
     all_or_one,
     data,
     labels,
+    layered,
     left_out,
     legend,
     most,
@@ -77,14 +78,18 @@ def _by_condition(analysis: Analysis) -> Figure | None:
 def _cells(rows: pl.DataFrame, order: list[str], shown: list[str]) -> alt.LayerChart:
     many = len(shown) > TEXT_CLIENTS
     x = alt.X(
-        "client:N", title=None, sort=shown, axis=alt.Axis(orient="top", labelAngle=-90 if many else 0, labelLimit=110)
+        "client:N",
+        title=None,
+        sort=shown,
+        scale=alt.Scale(domain=shown),
+        axis=alt.Axis(orient="top", labelAngle=-90 if many else 0, labelLimit=110),
     )
-    y = alt.Y("condition:N", title=None, sort=order)
+    y = alt.Y("condition:N", title=None, sort=order, scale=alt.Scale(domain=order))
     causes = [alt.Tooltip(f"{name}:Q", title=f"because of {name}") for name in CAUSE_COLORS]
     numbers = {"percent": "last (%)", "last": "last in rounds", "rounds": "of rounds", "lost_s": "seconds lost"}
     tips = [
-        "condition:N",
-        "client:N",
+        alt.Tooltip("condition:N"),
+        alt.Tooltip("client:N"),
         *(alt.Tooltip(f"{name}:Q", title=title, format=",.4~g") for name, title in numbers.items()),
         *causes,
     ]
@@ -93,8 +98,8 @@ def _cells(rows: pl.DataFrame, order: list[str], shown: list[str]) -> alt.LayerC
     base = alt.Chart(data(rows_of(rows))).encode(x, y, tooltip=tips)
     cells = base.mark_rect(cornerRadius=2).encode(strength)
     if many:
-        return alt.layer(cells)
-    return alt.layer(cells, base.mark_text(fontSize=11).encode(alt.Text("percent:Q", format="d")))
+        return layered(cells)
+    return layered(cells, base.mark_text(fontSize=12).encode(alt.Text("percent:Q", format="d")))
 
 
 def _by_round(analysis: Analysis, last: pl.DataFrame) -> Figure:
@@ -123,11 +128,13 @@ def _marks(rows: pl.DataFrame, shown: list[str]) -> alt.Chart:
     scale = alt.Scale(domain=there, range=[COLORS[cause] for cause in there])
     last: Any = rows["place"].max()
     span = alt.Scale(domain=[0.5, last + 0.5], nice=False)
-    return (
+    chart: alt.Chart = (
         alt.Chart(data(rows_of(rows.with_columns(left=pl.col("place") - 0.45, right=pl.col("place") + 0.45))))
         .mark_bar()
         .encode(
-            alt.X("left:Q", title="round", scale=span, axis=alt.Axis(values=whole_numbers(last), grid=False)),
+            alt.X(
+                "left:Q", title="round", scale=span, axis=alt.Axis(values=whole_numbers(last), format="d", grid=False)
+            ),
             alt.X2("right:Q"),
             alt.Y("last:N", title=None, sort=shown, scale=alt.Scale(domain=shown)),
             alt.Color("cause:N", title=None, scale=scale, legend=legend(there, symbolType="square")),
@@ -140,6 +147,7 @@ def _marks(rows: pl.DataFrame, shown: list[str]) -> alt.Chart:
             ],
         )
     )
+    return chart
 
 
 def _said(weights: dict[str, float], shown: list[str]) -> str:

@@ -9,7 +9,19 @@ import altair as alt
 import msgspec
 import polars as pl
 
-from deploy.analysis.figures.figure import ALL, SHOWN, Figure, data, labels, left_out, legend, most, rows_of, spec_of
+from deploy.analysis.figures.figure import (
+    ALL,
+    SHOWN,
+    Figure,
+    data,
+    labels,
+    layered,
+    left_out,
+    legend,
+    most,
+    rows_of,
+    spec_of,
+)
 from deploy.analysis.figures.palette import SHARE_COLORS
 
 if TYPE_CHECKING:
@@ -21,6 +33,10 @@ if TYPE_CHECKING:
 LANE_PX = 24
 MOST_BARS, MOST_OF_TRIAL = 15_000, 1500
 """What a page can hold, and what a browser can draw at once."""
+_USE = (
+    " Drag to move; zoom with the wheel while Ctrl, Alt or \N{PLACE OF INTEREST SIGN} is down, or by pinching on a"
+    " touch pad; a double click brings all back."
+)
 LEAST_S = 0.01
 """Less is not told of in words."""
 _BARS = 6
@@ -61,10 +77,10 @@ def timeline(analysis: Analysis) -> Figure | None:
         title=title,
         subtitle=f"At first: {_name(analysis, chosen.first)}",
         caption=(
-            "A lane for each host; thin lines are the starts of rounds. Drag to move; zoom with the wheel while Ctrl,"
-            " Alt or ⌘ is down, or by pinching; a double click brings all back. What a link held back is drawn at the"
-            " start of the message's way." + _cut(analysis, chosen)
+            "A lane for each host; thin lines are the starts of rounds. What a link held back is drawn at the start of"
+            " the message's way." + _cut(analysis, chosen)
         ),
+        use=_USE,
         alt=f"{title}: {_said(shown, analysis, chosen)}",
         spec=spec_of(_chart(shown, analysis, chosen), LANE_PX * len(chosen.hosts)),
     )
@@ -173,7 +189,7 @@ def _chart(bars: pl.DataFrame, analysis: Analysis, chosen: Chosen) -> alt.LayerC
         )
         .add_params(zoom)
     )  # fmt: skip
-    starts = alt.Chart(data(_starts(analysis, chosen))).mark_rule(strokeWidth=0.7, clip=True, opacity=0.8)
+    starts = alt.Chart(data(_starts(analysis, chosen))).mark_rule(strokeWidth=0.7, clip=True, strokeOpacity=0.8)
     lines = starts.encode(x, tooltip=[alt.Tooltip("round:Q"), alt.Tooltip("control:N", title="control round")])
     return _one_trial(analysis, chosen, (lines, drawn))
 
@@ -199,7 +215,7 @@ def _one_trial(analysis: Analysis, chosen: Chosen, layers: Sequence[alt.Chart]) 
         options=list(chosen.trials), labels=[_name(analysis, trial) for trial in chosen.trials], name="trial "
     )
     shown = f"datum.trial == ({SHOWN} == '{ALL}' ? {TRIAL} : {of_condition}[{SHOWN}])"
-    chart: alt.LayerChart = alt.layer(*(each.transform_filter(shown) for each in layers))
+    chart: alt.LayerChart = layered(*(each.transform_filter(shown) for each in layers))
     params = (alt.param(name=SHOWN, value=ALL), alt.param(name=TRIAL, value=chosen.first, bind=menu))
     return chart.add_params(*params)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from deploy.analysis.figures.figure import Figure, Rows, all_or_one, data, labels, spec_of
+from deploy.analysis.figures.figure import Figure, Rows, all_or_one, data, labels, layered, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,9 @@ def time_by_condition(analysis: Analysis) -> Figure:
         title=title,
         subtitle=subtitle(analysis),
         caption="Each point is a trial." + intervals + open_marks(analysis),
-        spec=spec_of(all_or_one(alt.layer(*_layers(_points(analysis), means, analysis))), alt.Step(STEP_PX)),
+        spec=spec_of(
+            all_or_one(layered(*_layers(_points(analysis), means, analysis))), STEP_PX * len(analysis.conditions)
+        ),
         alt=f"{title}. {said}.",
     )
 
@@ -68,7 +70,8 @@ def _means(analysis: Analysis) -> Iterator[dict[str, Any]]:
 
 
 def _layers(points: Rows, means: Rows, analysis: Analysis) -> Iterator[alt.Chart]:
-    y = alt.Y("condition:N", title=None, sort=list(labels(analysis).values()))
+    names = list(labels(analysis).values())
+    y = alt.Y("condition:N", title=None, sort=names, scale=alt.Scale(domain=names))
     tips = {"time_s": "mean (s)", "low_s": "from (s)", "high_s": "to (s)"}
     base = alt.Chart(data(means)).encode(
         y,
@@ -82,7 +85,7 @@ def _layers(points: Rows, means: Rows, analysis: Analysis) -> Iterator[alt.Chart
     shapes = alt.Scale(domain=[True, False], range=["circle", "triangle-right"])
     yield (
         alt.Chart(data(points))
-        .mark_point(size=60, filled=True, opacity=0.85)
+        .mark_point(size=60, filled=True, fillOpacity=0.85)
         .encode(
             _x("time_s"),
             y,

@@ -16,10 +16,11 @@ from deploy.analysis.statistics import theory
 from deploy.analysis.statistics.effects import Effect, effects, parts_by_trial
 from deploy.analysis.statistics.estimate import mean
 from deploy.analysis.statistics.interval import CONFIDENCE
+from deploy.analysis.statistics.settling import settling_rounds
 from deploy.analysis.statistics.simulation import holm, predict
 from deploy.analysis.statistics.survival import ToTarget, times, to_target
 from deploy.analysis.statistics.theory import Baseline
-from deploy.analysis.statistics.undelayed import undelayed
+from deploy.analysis.statistics.undelayed import Measured, undelayed
 from deploy.labels import settings_text
 from deploy.manifest import PlannedTrial
 
@@ -122,16 +123,15 @@ def grouped(trials: Iterable[Trial], key: Callable[[PlannedTrial], Key]) -> dict
 def analyse(dataset: Dataset) -> Analysis:
     """Sum up a data set by condition."""
     clients = theory.clients_per_round(dataset)
-    groups = grouped(dataset.trials, base_key)
-    baselines = {key: theory.baseline(trials) for key, trials in groups.items()}
-    natural = {
-        key: undelayed(trials, clients) if any(not trial.undelayed for trial in trials) else None
-        for key, trials in groups.items()
-    }
     told = account(dataset)
+    slow = settling_rounds(told.rounds)
+    groups = grouped(dataset.trials, base_key)
+    baselines = {key: theory.baseline(trials, slow) for key, trials in groups.items()}
+    delayed = {key: trials for key, trials in groups.items() if not all(trial.undelayed for trial in trials)}
+    natural = {key: undelayed(trials, Measured(dataset.works, slow, clients)) for key, trials in delayed.items()}
     by_condition = dict(sorted(grouped(dataset.trials, lambda plan: plan.condition).items()))
     conditions = [
-        _condition(trials, Known(clients, baselines[key], natural[key]))
+        _condition(trials, Known(clients, baselines[key], natural.get(key)))
         for trials in by_condition.values()
         for key in [base_key(trials[0].plan)]
     ]

@@ -10,16 +10,9 @@ means of five and needs many rounds more.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import polars as pl
 
-from deploy.analysis.columns import INT, B, F
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from deploy.analysis.reading.rows import Round, Trial
+from deploy.analysis.columns import INT, B
 
 LIMIT, LEAST, FEWEST = 5.0, 0.1, 6
 _NORMAL = 1.4826
@@ -45,14 +38,6 @@ def settling(rounds: pl.DataFrame) -> pl.Series:
     return slow.select(settling=leading).to_series()
 
 
-def settling_rounds(trials: Iterable[Trial]) -> frozenset[tuple[int, int]]:
-    """Return trial and number of each round of `trials` that is settling."""
-    rows = [
-        (trial.plan.index, each.number, each.duration_s, _injected(each)) for trial in trials for each in trial.rounds
-    ]
-    frame = pl.DataFrame(rows, {"trial": INT, "round": INT, "round_s": F, "injected_s": F}, orient="row")
-    return frozenset(frame.filter(settling(frame)).select("trial", "round").iter_rows())
-
-
-def _injected(each: Round) -> float:
-    return max((client.measured_s or 0.0 for client in each.clients), default=0.0)
+def settling_rounds(rounds: pl.DataFrame) -> frozenset[tuple[int, int]]:
+    """Return trial and number of each round of an account that is settling."""
+    return frozenset(rounds.filter(pl.col("settling").fill_null(value=False)).select("trial", "round").iter_rows())

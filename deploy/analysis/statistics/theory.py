@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from deploy.analysis.statistics.settling import settling_rounds
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from deploy.analysis.reading.rows import Dataset, Round, Trial
     from flcommon.delay import Delay
@@ -39,15 +37,14 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     settling: int = 0
 
 
-def baseline(trials: Iterable[Trial]) -> Baseline | None:
+def baseline(trials: Iterable[Trial], slow: Collection[tuple[int, int]] = ()) -> Baseline | None:
     """Return the round time without delay of complete `trials`; None when no round of theirs is known.
 
-    All must share their settings apart from the delay. Without a trial that asked for no delay, every round's
-    largest measured delay is subtracted from its duration: a little too much, where a delay overlapped with a slower
-    client's compute time.
+    `slow` are the rounds that are settling, by trial and number: they do not count. All trials must share their
+    settings apart from the delay. Without a trial that asked for no delay, every round's largest measured delay is
+    subtracted from its duration: a little too much, where a delay overlapped with a slower client's compute time.
     """
     complete = [trial for trial in trials if trial.status == "complete"]
-    slow = settling_rounds(complete)
     settled = [(t, each) for t in complete for each in t.rounds if (t.plan.index, each.number) not in slow]
     control = list(_times(each for trial, each in settled if trial.plan.links and each.control))
     control_s = median(control) if control else None
@@ -74,7 +71,7 @@ def _times(rounds: Iterable[Round]) -> Iterator[float]:
 def _undelayed_times(rounds: Iterable[Round]) -> Iterator[float]:
     for each in rounds:
         if each.duration_s is not None and each.covered:
-            yield each.duration_s - max(client.measured_s or 0.0 for client in each.clients)
+            yield each.duration_s - each.delayed_s
 
 
 def clients_per_round(dataset: Dataset) -> int:
@@ -99,10 +96,7 @@ def drawn_s(trial: Trial) -> float | None:
     if trial.undelayed:
         return 0.0
     delayed = [each for each in trial.rounds if not each.control]
-    draws = [[row.requested_s for row in each.clients] for each in delayed if each.covered]
-    known = [[draw for draw in each if draw is not None] for each in draws]
-    whole = len(draws) == len(delayed) and known == draws
-    return sum(max(each) for each in known) if whole else None
+    return known_sum(each.drawn_s if each.covered else None for each in delayed)
 
 
 def ideal_s(trial: Trial) -> float | None:

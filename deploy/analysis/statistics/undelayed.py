@@ -11,11 +11,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import polars as pl
 
-from deploy.analysis.statistics.settling import settling_rounds
+from deploy.analysis.columns import INT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -80,11 +81,19 @@ class _Spread(NamedTuple):
     freedom: int
 
 
-def undelayed(trials: Sequence[Trial], clients: int) -> Undelayed | None:
+class Measured(NamedTuple):
+    """What the logs tell of rounds: WORKS, which rounds are settling (trial and number), the clients of a round."""
+
+    works: pl.DataFrame
+    slow: Collection[tuple[int, int]]
+    clients: int
+
+
+def undelayed(trials: Sequence[Trial], measured: Measured) -> Undelayed | None:
     """Return what `trials` tell, which share all settings but the delay; None if no whole round does."""
     complete = [trial for trial in trials if trial.status == "complete"]
-    plain = list(_rows([trial for trial in complete if trial.undelayed], clients))
-    rows = plain or _others(complete, clients)
+    plain = _rows([trial for trial in complete if trial.undelayed], measured)
+    rows = plain or _others(complete, measured)
     ordinary = [row for row in rows if row.kind == ORDINARY]
     if not ordinary:
         return None
@@ -96,37 +105,50 @@ def undelayed(trials: Sequence[Trial], clients: int) -> Undelayed | None:
         times = [row.round_s for row in own]
         error_s = float(np.std(times, ddof=1)) / math.sqrt(len(times)) if len(times) > 1 else 0.0
         pools[kind] = _pool(own, error_s, len(times) - 1)
-    return Undelayed(pools, clients, spread.between_s, own=bool(plain))
+    return Undelayed(pools, measured.clients, spread.between_s, own=bool(plain))
 
 
-def _others(trials: Sequence[Trial], clients: int) -> list[_Row]:
+def _others(trials: Sequence[Trial], measured: Measured) -> list[_Row]:
     """Return control rounds, where those are like all others but for the delay; else all rounds."""
-    rows = list(_rows(trials, clients))
+    rows = _rows(trials, measured)
     return [row for row in rows if row.control and row.kind != CONTROL] or rows
 
 
-def _rows(trials: Sequence[Trial], clients: int) -> Iterator[_Row]:
-    slow = Counter(number for _, number in settling_rounds(trials))
-    often = {number for number, count in slow.items() if 2 * count >= len(trials)}
-    for trial in trials:
-        step = math.ceil(len(trial.rounds) / MOST_ROUNDS) or 1
-        for each in trial.rounds:
-            if each.number in often or each.control or each.number % step == 0:
-                kind = (
-                    CONTROL if each.control and trial.plan.links else each.number if each.number in often else ORDINARY
-                )
-                row = _row(trial.plan.index, each, kind)
-                if row is not None and len(row.compute_s) == clients:
-                    yield row
+def _rows(trials: Sequence[Trial], measured: Measured) -> list[_Row]:
+    own = {trial.plan.index for trial in trials}
+    often = {
+        n for n, count in Counter(n for index, n in measured.slow if index in own).items() if 2 * count >= len(own)
+    }
+    chosen = {(trial.plan.index, each.number): (trial, each) for trial in trials for each in _chosen(trial, often)}
+    rows = []
+    for (index, number), compute_s, busy_s in _works(measured, chosen):
+        trial, each = chosen[index, number]
+        late = number if number in often else ORDINARY
+        kind = CONTROL if each.control and trial.plan.links else late
+        if each.duration_s is not None:
+            rows.append(_Row(index, each.control, kind, compute_s, each.duration_s - busy_s))
+    return rows
 
 
-def _row(trial: int, each: Round, kind: int) -> _Row | None:
-    """Return a round as a row; None when its length or a client's compute time is not known."""
-    computed = tuple(client.compute_s for client in each.clients if client.compute_s is not None)
-    if each.duration_s is None or not each.covered or len(computed) < len(each.clients):
-        return None
-    rest_s = each.duration_s - max(client.busy_s for client in each.clients)
-    return _Row(trial, each.control, kind, computed, rest_s)
+def _chosen(trial: Trial, often: set[int]) -> Iterator[Round]:
+    """Yield the rounds to look at: evenly chosen ones of a long trial, and those of kinds that are few."""
+    step = math.ceil(len(trial.rounds) / MOST_ROUNDS) or 1
+    return (each for each in trial.rounds if each.number in often or each.control or each.number % step == 0)
+
+
+def _works(
+    measured: Measured, chosen: Collection[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], tuple[float, ...], float]]:
+    """Yield of each round of which all clients are known: where, compute times, and the longest with delay."""
+    places = pl.DataFrame(list(chosen), {"trial": INT, "round": INT}, orient="row")
+    busy = pl.col("compute_s") + pl.col("measured_s").fill_null(0.0)
+    works = measured.works.join(places, on=["trial", "round"], how="semi").sort("trial", "round", "client")
+    rounds = works.group_by("trial", "round", maintain_order=True).agg(
+        "compute_s", known=pl.col("compute_s").is_not_null().all(), busy_s=busy.max()
+    )
+    for trial, number, compute_s, known, busy_s in rounds.iter_rows():
+        if known and len(compute_s) == measured.clients:
+            yield (trial, number), tuple(compute_s), busy_s
 
 
 def _spread(rows: Sequence[_Row]) -> _Spread:

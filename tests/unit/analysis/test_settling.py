@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deploy.analysis.reading.dataset import read_dataset
+from deploy.analysis.statistics.conditions import analyse
 from deploy.analysis.statistics.settling import settling, settling_rounds
 from deploy.analysis.statistics.theory import baseline
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
 
 QUIET = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01]
@@ -90,10 +93,20 @@ def test_rounds_alike_are_seldom_mistaken() -> None:
 
 def test_c_leaves_settling_rounds_out_and_counts_them(kit: ModuleType) -> None:
     """Half of 6 rounds being slow for having just begun would lift the median; 2 of them are left out."""
-    work = [kit.Work(0.5)] * 2
-    trial = kit.measured_trial(kit.plan(0), [work] * 6, [9.5, 4.5, 0.5, 0.51, 0.49, 0.5])
-    assert settling_rounds([trial]) == {(0, 1), (0, 2)}
-    base = baseline([trial])
+    rest = [9.5, 4.5, 0.5, 0.51, 0.49, 0.5]
+    trial = kit.measured_trial(kit.plan(0), [0.5] * 6, rest)
+    rows = frame([0.5 + each for each in rest])
+    slow = settling_rounds(rows.with_columns(settling(rows)))
+    assert slow == {(0, 1), (0, 2)}
+    base = baseline([trial], slow)
     assert base is not None
     assert (base.rounds, base.settling) == (4, 2)
     assert base.round_s == pytest.approx(1.0)
+
+
+def test_an_account_says_which_rounds_are_settling(tmp_path: Path, kit: ModuleType) -> None:
+    """From the logs to the column, and on to c."""
+    rounds = [kit.simple_round(time_s) for time_s in (3.0, *QUIET)]
+    analysis = analyse(read_dataset(kit.FakeRun(tmp_path, [kit.FakeTrial(kit.plan(0), rounds)]).write()))
+    assert analysis.account.rounds["settling"].to_list() == [True] + [False] * 8
+    assert [base.settling for base in analysis.baselines.values() if base] == [1]
