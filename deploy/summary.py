@@ -31,7 +31,7 @@ def print_summary(console: Console, summary: Summary, wall_s: float | None) -> N
 
 
 def conditions_table(summary: Summary) -> Table:
-    """Return the table of conditions: rounds, accuracy, time, its interval if repeats give one, theory's, difference."""
+    """Return the table of conditions: rounds, accuracy, time, an interval if there are repeats, expected time."""
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("condition")
     repeated = any(one.low_s is not None for one in summary.conditions)

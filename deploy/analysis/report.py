@@ -1,4 +1,4 @@
-"""Writes `report/` (page and figures), `dataset.parquet` and `messages.parquet` into a run directory, from it alone.
+"""Writes `report/` (page and figures), `dataset.parquet` and `tables/` into a run directory, from it alone.
 
 A report can be rebuilt at any time and on any machine. Nothing in raw/ or in the manifest is touched.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from deploy.analysis.export.write import write_tables
 from deploy.analysis.page.library import bundling
 from deploy.analysis.page.origin import downloads
 from deploy.analysis.page.page import Drawings, page
@@ -21,7 +22,6 @@ from deploy.analysis.statistics.theory import ideal_s, known_sum
 from deploy.errors import DeployError
 
 if TYPE_CHECKING:
-    from deploy.analysis.reading.rows import Dataset
     from deploy.analysis.statistics.conditions import Analysis
 
 
@@ -61,7 +61,7 @@ def _write(run: Path, analysis: Analysis) -> Summary:
     _clear(folder)
     said = headlines(analysis)
     drawings = _draw(analysis, folder) if analysis.dataset.complete else Drawings()
-    _write_table(run, analysis.dataset)
+    write_tables(run, analysis)
     text = page(analysis, said, drawings, downloads(run))  # when all that it links to is there
     (folder / "index.html").write_text(text, encoding="utf-8")
     figure = folder / f"{drawings.pictures[0].name}.svg" if drawings.pictures else None
@@ -89,22 +89,13 @@ def _pictures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
             name=each.name,
             title=each.title,
             subtitle=each.subtitle,
-            caption=each.caption,
+            caption=each.caption + each.use,
             alt=each.alt,
             spec=render.on_page(each),
             svg=render.save(each, folder),
         )
         for each in catalogue.figures(analysis)
     )
-
-
-def _write_table(run: Path, dataset: Dataset) -> None:
-    if any(trial.rounds for trial in dataset.trials):
-        from deploy.analysis.reading import table  # noqa: PLC0415 - polars takes 0.4 s to import
-
-        table.frame(dataset).write_parquet(run / "dataset.parquet")
-        if dataset.messages:
-            table.messages_frame(dataset.messages).write_parquet(run / "messages.parquet")
 
 
 def _summary(analysis: Analysis, said: tuple[str, ...], index: Path, figure: Path | None) -> Summary:

@@ -50,7 +50,7 @@ def report_on(run: Path, started: float | None = None) -> None:
 
 def _is_running(run: Path) -> bool:
     """Whether a campaign was left running, so that there is nothing to report on yet."""
-    from deploy.analysis.reading.dataset import read_manifest  # noqa: PLC0415 - keeps --help fast
+    from deploy.manifest import read_manifest  # noqa: PLC0415 - keeps --help fast
 
     return read_manifest(run).status == "running"
 

@@ -86,13 +86,13 @@ def _layers(rows: Rows, found: pl.DataFrame, names: list[str]) -> Iterator[alt.C
     ]
     base = alt.Chart(data(rows)).encode(x, detail=["client:N", "process:N"], tooltip=tips)
     y = alt.Y("low:Q", title=None, scale=lanes, axis=axis)
-    yield base.mark_area(opacity=0.35).encode(y, alt.Y2("high:Q"))
+    yield base.mark_area(fillOpacity=0.35).encode(y, alt.Y2("high:Q"))
     yield base.mark_line(strokeWidth=1.5).encode(alt.Y("offset:Q", title=None, scale=lanes, axis=axis))
     last, halves = found["start_s"].max(), dict(found.group_by("client").agg(pl.col("half_ms").max()).iter_rows())
     ends: Rows = [
         {"start_s": last, "lane": lane - _FILL, "text": f"± {halves[name]:.2g} ms"} for lane, name in enumerate(names)
     ]
-    text = alt.Chart(data(ends)).mark_text(align="right", baseline="middle", dy=5, fontSize=11)
+    text = alt.Chart(data(ends)).mark_text(align="right", baseline="middle", dy=5, fontSize=12)
     yield text.encode(x, alt.Y("lane:Q", title=None, scale=lanes, axis=axis), alt.Text("text:N"))
 
 

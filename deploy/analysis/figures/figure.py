@@ -30,7 +30,7 @@ SHOWN, ALL = "shown_condition", "all"
 MOST_CLIENTS = 40
 """More rows than this nobody reads: figures with a row a client show those that matter most."""
 _SIGNIFICANT = 6
-_LETTER_PX, _SYMBOL_PX = "letter_px", 34
+_LETTER_PX, _LEGEND_PX, _SYMBOL_LETTERS = "letter_px", "legend_px", 5
 LETTER_PX = 6.6
 """How wide a letter of a legend is, in the mean."""
 
@@ -41,7 +41,7 @@ Chart: TypeAlias = alt.Chart | alt.LayerChart
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """A figure: file name without suffix, title, notes, and specification.
 
-    `caption` says how to read it, `alt` what is to be seen.
+    `caption` says how to read it, `use` what a reader can do with it on a page, `alt` what is to be seen.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     subtitle: str
     caption: str
     alt: str
+    use: str = ""
     spec: dict[str, Any]
 
 
@@ -128,21 +129,29 @@ def faded(opacity: float) -> dict[str, Any]:
 def legend(names: Sequence[str], **properties: Any) -> alt.Legend:  # noqa: ANN401 - what Altair takes
     """Return a legend with as many of `names` side by side as the figure is wide enough for."""
     letters = max(map(len, names), default=1)
-    columns = alt.ExprRef(f"max(1, floor(width / ({_LETTER_PX} * {letters} + {_SYMBOL_PX})))")
+    columns = alt.ExprRef(f"max(1, floor({_LEGEND_PX} / ({_LETTER_PX} * {letters + _SYMBOL_LETTERS})))")
     return alt.Legend(columns=columns, **properties)
 
 
-def spec_of(chart: Chart, height: float | alt.Step = PANEL_PX) -> dict[str, Any]:
-    """Return the specification as plain data, with the rows of all its layers."""
-    letters = alt.param(name=_LETTER_PX, value=LETTER_PX)
-    spec: dict[str, Any] = chart.add_params(letters).properties(height=height).to_dict()
+def spec_of(chart: Chart, height: float | None = None) -> dict[str, Any]:
+    """Return the specification as plain data, with the rows of all its layers; without lanes it has no height yet."""
+    params = (alt.param(name=_LETTER_PX, value=LETTER_PX), alt.param(name=_LEGEND_PX, expr="width"))
+    spec: dict[str, Any] = chart.add_params(*params).to_dict()
     used = [each["data"]["name"] for each in (spec, *spec.get("layer", ())) if "data" in each]
-    return {**spec, "datasets": {str(name): name.rows for name in used}}
+    own = {"height": height} if height is not None else {}
+    return {**spec, **own, "datasets": {str(name): name.rows for name in used}}
 
 
-def set_letters(spec: dict[str, Any], px: float) -> dict[str, Any]:
-    """Return the specification with its legends' columns for letters that are `px` wide."""
-    params = [{**each, "value": px} if each["name"] == _LETTER_PX else each for each in spec.get("params", ())]
+def with_legends(spec: dict[str, Any], width_px: float, letter_px: float = LETTER_PX) -> dict[str, Any]:
+    """Return the specification with legends for a width that is known beforehand, of letters that wide.
+
+    Without that, legends know their width only when the chart has been laid out once.
+    """
+    known: dict[str, float] = {_LEGEND_PX: width_px, _LETTER_PX: letter_px}
+    params = [
+        {"name": each["name"], "value": known[each["name"]]} if each["name"] in known else each
+        for each in spec.get("params", ())
+    ]
     return {**spec, "params": params}
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 GRID = 50
 """Intervals of the fine grid on which theory is drawn."""
 DASH = [5, 4]
+GAP = 0.018
+"""Between the intervals of two lines, of the width of the figure."""
 MEASURED, THEORY = "measured", "theory"
 
 
@@ -64,7 +66,7 @@ def time_against_probability(analysis: Analysis) -> Figure:
     found = lines(analysis.dataset.complete)
     names = labels(analysis)
     points = [row for line in found for row in _points(line, names)]
-    means = [row for line in found for row in _means(line, analysis)]
+    means = _side_by_side([list(_means(line, analysis)) for line in found])
     curves = [*means, *(row for line in found for row in _theory(line, analysis))]
     color = _color([line.label for line in found])
     layers = [*_lines(curves, points, color), *_bands(means, color), *_marks(points, color), *_bars(means, color)]
@@ -113,6 +115,18 @@ def _means(line: Line, analysis: Analysis) -> Iterator[dict[str, Any]]:
         }
 
 
+def _side_by_side(means: list[Rows]) -> Rows:
+    """Return the means of all lines; `beside` is where the intervals of one line stand beside those of the others."""
+    everywhere = [row["p"] for rows in means for row in rows]
+    gap = (max(everywhere, default=0.0) - min(everywhere, default=0.0)) * min(GAP, 4 * GAP / max(1, len(means)))
+    middle = (len(means) - 1) / 2
+    return [
+        {**row, "beside": round(row["p"] + (place - middle) * gap, 6)}
+        for place, rows in enumerate(means)
+        for row in rows
+    ]
+
+
 def _intervals(condition: Condition) -> dict[str, Any]:
     return {
         "condition": condition.label,
@@ -152,9 +166,9 @@ def _bands(means: Rows, color: alt.Color) -> Iterator[alt.Chart]:
     known = [row for row in means if row["expected_low_s"] is not None and row["expected_high_s"] is not None]
     if known:
         tips = [*_where(), _seconds("expected_low_s", "theory, from"), _seconds("expected_high_s", "theory, to")]
-        bars = alt.Chart(data(known)).mark_rule(strokeWidth=9)
+        bars = alt.Chart(data(known)).mark_rule(strokeWidth=6)
         yield bars.encode(
-            alt.X("p:Q"),
+            alt.X("beside:Q"),
             _y("expected_low_s"),
             alt.Y2("expected_high_s:Q"),
             color,
@@ -169,7 +183,7 @@ def _bars(means: Rows, color: alt.Color) -> Iterator[alt.Chart]:
     if known:
         tips = [*_where(), _seconds("time_s", "mean"), _seconds("low_s", "from"), _seconds("high_s", "to")]
         base = alt.Chart(data(known)).encode(
-            alt.X("p:Q"), color, tooltip=tips, strokeOpacity=faded(1), fillOpacity=faded(1)
+            alt.X("beside:Q"), color, tooltip=tips, strokeOpacity=faded(1), fillOpacity=faded(1)
         )
         yield base.mark_rule(strokeWidth=1.5).encode(_y("low_s"), alt.Y2("high_s:Q"))
         for end in ("low_s", "high_s"):

@@ -9,7 +9,6 @@ import altair as alt
 import polars as pl
 
 from deploy.analysis.figures.figure import (
-    PANEL_PX,
     Figure,
     Rows,
     all_or_one,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from deploy.analysis.statistics.conditions import Analysis
 
 MOST_POINTS = 1500
+_DIFFERENCE = "measured \N{MINUS SIGN} requested (ms)"
 APP, DOWN, UP = "delay of the app", "link, down", "link, up"
 KINDS = (APP, DOWN, UP)
 SCHEMA = {
@@ -60,10 +60,7 @@ def injected(analysis: Analysis) -> tuple[Figure, ...]:
             subtitle=_subtitle(found, kinds),
             caption=f"Zero is what was asked for. {how}",
             alt=f"Injected delay, measured minus requested. {_said(found)}",
-            spec=spec_of(
-                all_or_one(layered(*_zero(), _points(rows, kinds, "difference_ms", "measured − requested (ms)"))),  # noqa: RUF001
-                0.7 * PANEL_PX,
-            ),
+            spec=spec_of(all_or_one(layered(*_zero(), _points(rows, kinds, "difference_ms", _DIFFERENCE)))),
         ),
     )
 
@@ -112,7 +109,7 @@ def _points(rows: Rows, kinds: list[str], measured: str, title: str) -> alt.Char
     color = alt.Color("kind:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds), legend=entries)
     chart: alt.Chart = (
         alt.Chart(data(rows))
-        .mark_point(size=34, opacity=0.6, strokeWidth=1.5)
+        .mark_point(size=34, strokeOpacity=0.6, strokeWidth=1.5)
         .encode(
             alt.X(
                 "requested_ms:Q",

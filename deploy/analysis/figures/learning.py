@@ -74,7 +74,8 @@ def _figure(analysis: Analysis, found: pl.DataFrame, against: Against, name: str
         name=name,
         title=title,
         subtitle=f"Mean of the trials of a condition (at most {repeats}), after each round",
-        caption=f"A line for each condition: {colors.words}.{_alike(found)}{spread}{aim}",
+        caption=f"A line for each condition: {colors.words}.{_alike(found)}{aim}",
+        use=spread,
         alt=f"{title}. {_said(found, labels(analysis), against)}",
         spec=spec_of(fading(layered(*_layers(_rows(found, analysis, colors), against, colors, target)))),
     )

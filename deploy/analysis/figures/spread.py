@@ -118,7 +118,7 @@ def _boxes(rows: Rows, lanes: Lanes, span: Span) -> Iterator[alt.Chart]:
 
     colored = alt.Chart(data(rows)).encode(**place, tooltip=tips)
     yield colored.mark_rule(strokeWidth=1.5).encode(x=x("low"), x2="high:Q")
-    yield colored.mark_bar(size=0.55 * lane_px, opacity=0.8).encode(x=x("lower"), x2="upper:Q")
+    yield colored.mark_bar(size=0.55 * lane_px, fillOpacity=0.8).encode(x=x("lower"), x2="upper:Q")
     black = alt.Chart(data(rows)).encode(**inked, tooltip=tips)
     yield black.mark_tick(thickness=2, size=0.75 * lane_px, color=alt.Undefined).encode(x=x("middle"))
     if rows[0].keys() >= _BRACKET:
@@ -140,7 +140,7 @@ def _ticks(lanes: Lanes, span: Span) -> list[alt.Chart]:
         *keys, pl.col("value").clip(lower_bound=span.floor)
     )
     x = alt.X("value:Q", title=lanes.title, scale=span.scale, axis=span.axis)
-    return [alt.Chart(data(rows_of(few))).mark_tick(thickness=1, opacity=0.3).encode(x=x, **_place(lanes))]
+    return [alt.Chart(data(rows_of(few))).mark_tick(thickness=1, fillOpacity=0.3).encode(x=x, **_place(lanes))]
 
 
 def _tips(lanes: Lanes) -> list[alt.Tooltip]:

@@ -99,7 +99,7 @@ def _cells(rows: pl.DataFrame, order: list[str], shown: list[str]) -> alt.LayerC
     cells = base.mark_rect(cornerRadius=2).encode(strength)
     if many:
         return layered(cells)
-    return layered(cells, base.mark_text(fontSize=11).encode(alt.Text("percent:Q", format="d")))
+    return layered(cells, base.mark_text(fontSize=12).encode(alt.Text("percent:Q", format="d")))
 
 
 def _by_round(analysis: Analysis, last: pl.DataFrame) -> Figure:

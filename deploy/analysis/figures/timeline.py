@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 LANE_PX = 24
 MOST_BARS, MOST_OF_TRIAL = 15_000, 1500
 """What a page can hold, and what a browser can draw at once."""
+_USE = (
+    " Drag to move; zoom with the wheel while Ctrl, Alt or \N{PLACE OF INTEREST SIGN} is down, or by pinching on a"
+    " touch pad; a double click brings all back."
+)
 LEAST_S = 0.01
 """Less is not told of in words."""
 _BARS = 6
@@ -73,10 +77,10 @@ def timeline(analysis: Analysis) -> Figure | None:
         title=title,
         subtitle=f"At first: {_name(analysis, chosen.first)}",
         caption=(
-            "A lane for each host; thin lines are the starts of rounds. Drag to move; zoom with the wheel while Ctrl,"
-            " Alt or ⌘ is down, or by pinching; a double click brings all back. What a link held back is drawn at the"
-            " start of the message's way." + _cut(analysis, chosen)
+            "A lane for each host; thin lines are the starts of rounds. What a link held back is drawn at the start of"
+            " the message's way." + _cut(analysis, chosen)
         ),
+        use=_USE,
         alt=f"{title}: {_said(shown, analysis, chosen)}",
         spec=spec_of(_chart(shown, analysis, chosen), LANE_PX * len(chosen.hosts)),
     )
@@ -185,7 +189,7 @@ def _chart(bars: pl.DataFrame, analysis: Analysis, chosen: Chosen) -> alt.LayerC
         )
         .add_params(zoom)
     )  # fmt: skip
-    starts = alt.Chart(data(_starts(analysis, chosen))).mark_rule(strokeWidth=0.7, clip=True, opacity=0.8)
+    starts = alt.Chart(data(_starts(analysis, chosen))).mark_rule(strokeWidth=0.7, clip=True, strokeOpacity=0.8)
     lines = starts.encode(x, tooltip=[alt.Tooltip("round:Q"), alt.Tooltip("control:N", title="control round")])
     return _one_trial(analysis, chosen, (lines, drawn))
 

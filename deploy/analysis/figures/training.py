@@ -85,7 +85,7 @@ def _layers(points: Rows, means: Rows, analysis: Analysis) -> Iterator[alt.Chart
     shapes = alt.Scale(domain=[True, False], range=["circle", "triangle-right"])
     yield (
         alt.Chart(data(points))
-        .mark_point(size=60, filled=True, opacity=0.85)
+        .mark_point(size=60, filled=True, fillOpacity=0.85)
         .encode(
             _x("time_s"),
             y,

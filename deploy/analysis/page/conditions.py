@@ -8,6 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import polars as pl
 
 from deploy.analysis.page.sections import Part, Section
 from deploy.analysis.page.tables import Cell, Head, Row, Table, difference, number, text
@@ -17,7 +18,7 @@ from deploy.labels import UNKNOWN, named_text, seconds_text, setting_name, setti
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from deploy.analysis.reading.rows import ClientRound, Dataset
+    from deploy.analysis.reading.rows import Dataset
     from deploy.analysis.statistics.conditions import Analysis, Condition
 
 
@@ -134,7 +135,7 @@ def _baselines(analysis: Analysis) -> Iterator[dict[str, Any]]:
 
 def _inequality(dataset: Dataset) -> str:
     """Say how unequal the clients' compute times are, for theory takes them to be equal."""
-    medians = {name: median(times) for name, times in _compute_times(dataset).items()}
+    medians = _compute_times(dataset)
     if len(medians) < 2:  # noqa: PLR2004 - one client cannot be unequal
         return ""
     fast, slow = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
@@ -144,22 +145,16 @@ def _inequality(dataset: Dataset) -> str:
     )
 
 
-def _compute_times(dataset: Dataset) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {}
-    for row in _client_rounds(dataset):
-        if row.compute_s is not None:
-            times.setdefault(row.client, []).append(row.compute_s)
-    return times
-
-
-def _client_rounds(dataset: Dataset) -> Iterator[ClientRound]:
-    return (row for trial in dataset.trials for each in trial.rounds for row in each.clients)
+def _compute_times(dataset: Dataset) -> dict[str, float]:
+    """Return each client's median compute time."""
+    known = dataset.works.drop_nulls("compute_s").group_by("client", maintain_order=True)
+    return dict(known.agg(pl.col("compute_s").median()).iter_rows())
 
 
 def delay_check(dataset: Dataset) -> str:
     """Return in words how far injected delays were from what was drawn; delays of 0 s do not count."""
-    pairs = [(row.requested_s, row.measured_s) for row in _client_rounds(dataset)]
-    gaps_ms = [1000 * abs(got - want) for want, got in pairs if want and got is not None]
+    delayed = dataset.works.filter((pl.col("requested_s") != 0) & pl.col("measured_s").is_not_null())
+    gaps_ms = (1000 * (delayed["measured_s"] - delayed["requested_s"]).abs()).to_list()
     if not gaps_ms:
         return "The app injected no delay." if dataset.network.linked else "No delay was injected."
     return (

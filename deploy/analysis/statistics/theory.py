@@ -71,7 +71,7 @@ def _times(rounds: Iterable[Round]) -> Iterator[float]:
 def _undelayed_times(rounds: Iterable[Round]) -> Iterator[float]:
     for each in rounds:
         if each.duration_s is not None and each.covered:
-            yield each.duration_s - max(client.measured_s or 0.0 for client in each.clients)
+            yield each.duration_s - each.delayed_s
 
 
 def clients_per_round(dataset: Dataset) -> int:
@@ -96,10 +96,7 @@ def drawn_s(trial: Trial) -> float | None:
     if trial.undelayed:
         return 0.0
     delayed = [each for each in trial.rounds if not each.control]
-    draws = [[row.requested_s for row in each.clients] for each in delayed if each.covered]
-    known = [[draw for draw in each if draw is not None] for each in draws]
-    whole = len(draws) == len(delayed) and known == draws
-    return sum(max(each) for each in known) if whole else None
+    return known_sum(each.drawn_s if each.covered else None for each in delayed)
 
 
 def ideal_s(trial: Trial) -> float | None:
