@@ -42,8 +42,8 @@ def _left_out(analysis: Analysis) -> str:
     """Say which rounds the means are made without; empty if there are none."""
     rounds = analysis.account.rounds.filter(pl.col("condition").is_not_null() & (pl.col("round") > 0))
     control, settling = (int(rounds[name].sum()) for name in ("control", "settling"))
-    named = ((control, "control rounds"), (settling, "first rounds of a trial that are slower than those after them"))
-    known = [f"{count} {what}" for count, what in named if count]
+    slow = "at the start of trials, slower than those after them"
+    known = [f"{_count(count, 'round')} {what}" for count, what in ((control, "of control"), (settling, slow)) if count]
     return f"Left out: {', and '.join(known)}." if known else ""
 
 
