@@ -245,12 +245,14 @@ def test_a_condition_can_be_shown_alone(opened: Visit) -> None:
     before = [opened.counted(*each) for each in looked]
     opened.show("p = 1, d = 0.5 s")
     assert opened.column("conditions-table", "d") == ["0.5 s"]
+    assert opened.page.locator("main").get_attribute("data-shown") == "p = 1, d = 0.5 s"
     assert set(opened.column("what-if-conditions", "condition", folded=True)) == {"p = 1, d = 0.5 s"}
     assert len(opened.column("account-clients", "client")) == 3
     assert [18 * opened.counted(*each) for each in looked] == before
     assert opened.points("figure-injected").count() == 3 * 3
     opened.show("all")
     assert len(opened.column("conditions-table", "d")) == 18
+    assert opened.page.locator("main").get_attribute("data-shown") is None
     assert [opened.counted(*each) for each in looked] == before
 
 
