@@ -1,4 +1,4 @@
-"""Commands that look: check, trust, status, logs, report. None of them changes a host."""
+"""Commands that look: check, trust, status, logs, report, compare. None of them changes a host."""
 
 from __future__ import annotations
 
@@ -155,6 +155,35 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run direct
     """Write a run's report again, from its manifest and raw logs alone."""
     with errors():
         report_on(run)
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    deploy compare runs/bench-1/paper-20260131T120000Z runs/bench-2/paper-20260202T090000Z
+
+    deploy compare RUN RUN RUN --output strategies     the first is what the others are compared with
+"""
+)
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN…", help="Run directories; the first is the reference.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where to write; without it: ./compare-<first>-<second>/."),
+    ] = None,
+) -> None:
+    """Compare runs condition by condition: two labs, two strategies, two versions of an app.
+
+    Conditions are matched by their swept values; what else differs between the runs is shown first.
+    """
+    with errors():
+        from deploy.analysis.comparing.write import write_comparison  # noqa: PLC0415 - keeps --help fast
+        from deploy.comparison import print_comparison  # noqa: PLC0415
+
+        print_comparison(Console(), write_comparison(runs, output))
 
 
 def _confirmed(question: str) -> bool:

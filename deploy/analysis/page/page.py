@@ -67,21 +67,23 @@ class Drawings(msgspec.Struct, frozen=True, kw_only=True):
 
 def page(analysis: Analysis, headlines: Sequence[str], drawings: Drawings, downloads: Sequence[Download] = ()) -> str:
     """Return the page's HTML."""
-    template = _environment().get_template("page.html")
     dataset = analysis.dataset
-    return template.render(
-        {
-            "headlines": headlines,
-            "sections": [each for each in _sections(analysis, drawings.pictures) if each.tells],
-            "choices": list(dict.fromkeys(each.label for each in analysis.conditions)),
-            "manifest": dataset.manifest,
-            "problems": dataset.problems,
-            "limit": SHOWN_PROBLEMS,
-            "downloads": downloads,
-            **_look(drawings),
-            **conditions.method(analysis),
-        }
-    )
+    values = {
+        "headlines": headlines,
+        "sections": [each for each in _sections(analysis, drawings.pictures) if each.tells],
+        "choices": list(dict.fromkeys(each.label for each in analysis.conditions)),
+        "manifest": dataset.manifest,
+        "problems": dataset.problems,
+        "limit": SHOWN_PROBLEMS,
+        "downloads": downloads,
+        **conditions.method(analysis),
+    }
+    return written("page.html", values, drawings)
+
+
+def written(template: str, values: Mapping[str, Any], drawings: Drawings) -> str:
+    """Return the HTML of a template that is `page.html` or extends it; headlines, sections, choices are values."""
+    return _environment().get_template(template).render({**values, **_look(drawings)})
 
 
 def _environment() -> Environment:

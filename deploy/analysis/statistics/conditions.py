@@ -128,7 +128,7 @@ def analyse(dataset: Dataset) -> Analysis:
     groups = grouped(dataset.trials, base_key)
     baselines = {key: theory.baseline(trials, slow) for key, trials in groups.items()}
     delayed = {key: trials for key, trials in groups.items() if not all(trial.undelayed for trial in trials)}
-    natural = {key: undelayed(trials, Measured(dataset.tasks, slow, clients)) for key, trials in delayed.items()}
+    natural = {key: undelayed(trials, Measured(dataset.works, slow, clients)) for key, trials in delayed.items()}
     by_condition = dict(sorted(grouped(dataset.trials, lambda plan: plan.condition).items()))
     conditions = [
         _condition(trials, Known(clients, baselines[key], natural.get(key)))

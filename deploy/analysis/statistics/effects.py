@@ -16,6 +16,7 @@ import polars as pl
 
 from deploy.analysis.columns import PARTS
 from deploy.analysis.statistics.estimate import Estimate, difference, ratio
+from deploy.analysis.statistics.pairs import pairs
 from deploy.analysis.statistics.survival import logrank, times
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _effect(
     numbers = [each.plan.condition for each in pair]
     every = [trials[number] for number in numbers]
     timed = [[trial for trial in each if trial.timed and trial.total_s is not None] for each in every]
-    ours, theirs, paired = _paired(timed[0], timed[1])
+    ours, theirs, paired = pairs(timed[0], timed[1], lambda trial: (trial.plan.repeat, trial.plan.schedule))
     gap = difference(_totals(ours), _totals(theirs), paired=paired)
     if gap is None:
         return None
@@ -137,16 +138,6 @@ def _effect(
         logrank_p=logrank(times(every[0]), times(every[1])),
         added=_added(ours, theirs, parts, paired=paired),
     )
-
-
-def _paired(ours: list[Trial], theirs: list[Trial]) -> tuple[list[Trial], list[Trial], bool]:
-    """Return the trials to compare, and whether each has its partner: the same repeat and schedule."""
-    partners = {(trial.plan.repeat, trial.plan.schedule): trial for trial in theirs}
-    pairs = [(trial, partners.get((trial.plan.repeat, trial.plan.schedule))) for trial in ours]
-    found = [(one, other) for one, other in pairs if other is not None]
-    if not found or (len(found) == 1 and min(len(ours), len(theirs)) > 1):
-        return ours, theirs, False
-    return [one for one, _ in found], [other for _, other in found], True
 
 
 def _totals(trials: Sequence[Trial]) -> list[float]:

@@ -82,9 +82,9 @@ class _Spread(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What the logs tell of rounds: TASKS, which rounds are settling (trial and number), the clients of a round."""
+    """What the logs tell of rounds: WORKS, which rounds are settling (trial and number), the clients of a round."""
 
-    tasks: pl.DataFrame
+    works: pl.DataFrame
     slow: Collection[tuple[int, int]]
     clients: int
 
@@ -139,22 +139,14 @@ def _chosen(trial: Trial, often: set[int]) -> Iterator[Round]:
 def _works(
     measured: Measured, chosen: Collection[tuple[int, int]]
 ) -> Iterator[tuple[tuple[int, int], tuple[float, ...], float]]:
-    """Yield of each round of which every client's training is known: where, compute times, and the longest with delay.
-
-    A client may be asked more than once in a round: its times add up.
-    """
+    """Yield of each round of which all clients are known: where, compute times, and the longest with delay."""
     places = pl.DataFrame(list(chosen), {"trial": INT, "round": INT}, orient="row")
-    training = (pl.col("kind") == "train") | pl.col("kind").str.starts_with("train.")
-    tasks = measured.tasks.filter(training).join(places, on=["trial", "round"], how="semi")
-    works = tasks.group_by("trial", "round", "client", maintain_order=True).agg(
-        pl.col("compute_s", "delay_s").sum(), known=pl.col("compute_s").is_not_null().all()
+    busy = pl.col("compute_s") + pl.col("measured_s").fill_null(0.0)
+    works = measured.works.join(places, on=["trial", "round"], how="semi").sort("trial", "round", "client")
+    rounds = works.group_by("trial", "round", maintain_order=True).agg(
+        "compute_s", known=pl.col("compute_s").is_not_null().all(), busy_s=busy.max()
     )
-    rounds = (
-        works.sort("client")
-        .group_by("trial", "round")
-        .agg("compute_s", pl.col("known").all(), busy_s=(pl.col("compute_s") + pl.col("delay_s")).max())
-    )
-    for trial, number, compute_s, known, busy_s in rounds.sort("trial", "round").iter_rows():
+    for trial, number, compute_s, known, busy_s in rounds.iter_rows():
         if known and len(compute_s) == measured.clients:
             yield (trial, number), tuple(compute_s), busy_s
 

@@ -271,7 +271,7 @@ def simple_round(busy_s: float, delay_s: float = 0.0, rest_s: float = 0.0, accur
 def measured_trial(planned: PlannedTrial, busy_s: Sequence[float], rest_s: Sequence[float]) -> Trial:
     """Make a complete trial as it is read, without a log: by round, the slowest client's time and the rest."""
     rounds = tuple(
-        Round(number=number, started_s=0.0, duration_s=busy + rest, accuracy=None, asked=len(CLIENTS), clients=())
+        Round(number=number, started_s=0.0, duration_s=busy + rest, accuracy=None, asked=0)
         for number, (busy, rest) in enumerate(zip(busy_s, rest_s, strict=True), 1)
     )
     total_s = sum(each.duration_s or 0.0 for each in rounds)

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import polars as pl
 import pytest
 
-from deploy.analysis.columns import PARTS, TASKS
+from deploy.analysis.columns import PARTS
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.statistics.conditions import analyse
 from deploy.analysis.statistics.effects import ADDED, effects, parts_by_trial, reference_value
@@ -104,18 +103,6 @@ def test_the_reference_is_without_delay_or_limit_or_lowest_or_first(
     assert reference_value(key, values) == reference
 
 
-def tasks(trials: list[Any]) -> pl.DataFrame:
-    """Return what whole logs would tell of the clients' training: the kit writes none of the messages' ways."""
-    rows = [
-        {"trial": trial.plan.index, "round": number, "client": client, "kind": "train"}
-        | {"compute_s": work.compute_s, "delay_s": work.measured_s}
-        for trial in trials
-        for number, each in enumerate(trial.rounds, 1)
-        for client, work in each.works.items()
-    ]
-    return pl.DataFrame(rows, schema=TASKS.schema)
-
-
 def account(seconds: dict[int, dict[str, float | None]]) -> pl.DataFrame:
     """Return rounds of an account: two equal rounds for each trial, and one before the first that does not count."""
     rows = [
@@ -195,8 +182,7 @@ def test_agreement_is_judged_over_all_conditions(tmp_path: Path, kit: ModuleType
     ]
     late = kit.simple_round(3.0, 4.0, rest_s=0.1)
     trials[2] = kit.FakeTrial(trials[2].plan, [*trials[2].rounds[:7], late])
-    dataset = read_dataset(kit.FakeRun(tmp_path, trials).write())
-    without, right, wrong = analyse(msgspec.structs.replace(dataset, tasks=tasks(trials))).conditions
+    without, right, wrong = analysed(kit, tmp_path, trials).conditions
     assert (without.p_value, without.agrees) == (None, None)
     assert (right.agrees, wrong.agrees) == (True, False)
     for each in (without, right, wrong):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.analysis.columns import TASKS
+from deploy.analysis.reading.works import WORKS
 from deploy.analysis.statistics.simulation import holm, predict
 from deploy.analysis.statistics.undelayed import CONTROL, ORDINARY, Measured, undelayed
 from flcommon.delay import Constant, Delay, Exponential, Pareto, Trace, Uniform
@@ -47,9 +47,8 @@ class Lab:
                 "trial": index,
                 "round": r,
                 "client": f"c{k}",
-                "kind": "train",
                 "compute_s": self.compute_s[k],
-                "delay_s": d,
+                "measured_s": d,
             }
             for r, each in enumerate(draws, 1)
             for k, d in enumerate(each)
@@ -68,7 +67,7 @@ class Lab:
 
     @property
     def measured(self) -> Measured:
-        return Measured(pl.DataFrame(self.rows, schema=TASKS.schema), self.slow, len(self.compute_s))
+        return Measured(pl.DataFrame(self.rows, schema=WORKS), self.slow, len(self.compute_s))
 
     def predicted(self, base: Sequence[Trial], tested: Sequence[Trial]) -> Prediction:
         found = predict(tested, self.known(base))
@@ -145,15 +144,6 @@ def test_control_rounds_under_links_are_simulated_apart(lab: Lab) -> None:
         CONTROL: [0.1],
     }
     assert lab.predicted([trial], [trial]).mean_s == pytest.approx(trial.total_s)
-
-
-def test_a_client_that_is_asked_twice_a_round_works_twice(lab: Lab) -> None:
-    """A secure aggregation does so: the times add up; and other messages than those that train do not count."""
-    trial = lab.quiet(1)
-    first = lab.rows[0]
-    lab.rows += [{**first, "kind": "train.again", "compute_s": 0.25}, {**first, "kind": "evaluate", "compute_s": 9.0}]
-    pool = lab.known([trial]).pools[ORDINARY]
-    assert pool.compute_s.tolist() == [pytest.approx([0.55, 0.5, 0.7])]
 
 
 def test_what_is_not_known_is_not_predicted(lab: Lab) -> None:
