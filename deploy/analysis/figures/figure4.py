@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 GRID = 50
 """Intervals of the fine grid on which theory is drawn."""
 DASH = [5, 4]
+SHAPES = ["circle", "square", "diamond", "triangle-down", "cross"]
 GAP = 0.018
 """Between the intervals of two lines, of the width of the figure."""
 MEASURED, THEORY = "measured", "theory"
@@ -64,12 +65,11 @@ def _line(trials: list[Trial]) -> Line:
 def time_against_probability(analysis: Analysis) -> Figure:
     """Return figure 4: trials as points, a solid line through the means, theory dashed in the same colour."""
     found = lines(analysis.dataset.complete)
-    names = labels(analysis)
-    points = [row for line in found for row in _points(line, names)]
+    points = [row for line in found for row in _points(line, labels(analysis))]
     means = _side_by_side([list(_means(line, analysis)) for line in found])
     curves = [*means, *(row for line in found for row in _theory(line, analysis))]
-    color = _color([line.label for line in found])
-    layers = [*_lines(curves, points, color), *_bands(means, color), *_marks(points, color), *_bars(means, color)]
+    names = [line.label for line in found]
+    layers = [*_lines(curves, points, names), *_bands(means, names), *_marks(points, names), *_bars(means, names)]
     title = "Training time against delay probability"
     return Figure(
         name="figure-4",
@@ -150,7 +150,7 @@ def _theory(line: Line, analysis: Analysis) -> Iterator[dict[str, Any]]:
         yield {"p": round(p, 6), "d": line.label, "time_s": time_s, "kind": THEORY}
 
 
-def _lines(curves: Rows, points: Rows, color: alt.Color) -> Iterator[alt.Chart]:
+def _lines(curves: Rows, points: Rows, names: list[str]) -> Iterator[alt.Chart]:
     entries = [MEASURED, THEORY]
     dash = alt.StrokeDash(
         "kind:N",
@@ -158,10 +158,10 @@ def _lines(curves: Rows, points: Rows, color: alt.Color) -> Iterator[alt.Chart]:
         scale=alt.Scale(domain=entries, range=[[1, 0], DASH]),
         legend=alt.Legend(symbolType="stroke", labelExpr=_dash_words(points)),
     )
-    yield alt.Chart(data(curves)).mark_line(strokeWidth=2).encode(_x(points), _y("time_s"), color, dash)
+    yield alt.Chart(data(curves)).mark_line(strokeWidth=2).encode(_x(points), _y("time_s"), _color(names), dash)
 
 
-def _bands(means: Rows, color: alt.Color) -> Iterator[alt.Chart]:
+def _bands(means: Rows, names: list[str]) -> Iterator[alt.Chart]:
     """Yield where theory expects the means, as bars of each condition."""
     known = [row for row in means if row["expected_low_s"] is not None and row["expected_high_s"] is not None]
     if known:
@@ -171,19 +171,19 @@ def _bands(means: Rows, color: alt.Color) -> Iterator[alt.Chart]:
             alt.X("beside:Q"),
             _y("expected_low_s"),
             alt.Y2("expected_high_s:Q"),
-            color,
+            _color(names),
             tooltip=tips,
             strokeOpacity=faded(0.25),
         )
 
 
-def _bars(means: Rows, color: alt.Color) -> Iterator[alt.Chart]:
+def _bars(means: Rows, names: list[str]) -> Iterator[alt.Chart]:
     """Yield the means' intervals."""
     known = [row for row in means if row["low_s"] is not None and row["high_s"] is not None]
     if known:
         tips = [*_where(), _seconds("time_s", "mean"), _seconds("low_s", "from"), _seconds("high_s", "to")]
         base = alt.Chart(data(known)).encode(
-            alt.X("beside:Q"), color, tooltip=tips, strokeOpacity=faded(1), fillOpacity=faded(1)
+            alt.X("beside:Q"), _color(names), tooltip=tips, strokeOpacity=faded(1), fillOpacity=faded(1)
         )
         yield base.mark_rule(strokeWidth=1.5).encode(_y("low_s"), alt.Y2("high_s:Q"))
         for end in ("low_s", "high_s"):
@@ -203,7 +203,7 @@ def _y(name: str) -> alt.Y:
 
 
 def _color(names: list[str]) -> alt.Color:
-    return alt.Color("d:N", title=None, sort=names, legend=legend(names, symbolType="stroke"))
+    return alt.Color("d:N", title=None, sort=names, scale=alt.Scale(domain=names), legend=legend(names))
 
 
 def _interval_words(means: Rows) -> str:
@@ -231,16 +231,18 @@ def _x(points: Rows) -> alt.X:
     )
 
 
-def _marks(points: Rows, color: alt.Color) -> Iterator[alt.Chart]:
+def _marks(points: Rows, names: list[str]) -> Iterator[alt.Chart]:
     tips = [
         _seconds("time_s", "training time"),
         *_where(),
         *(alt.Tooltip(f"{name}:O") for name in ("repeat", "trial", "rounds")),
     ]
-    channels = (alt.X("p:Q"), _y("time_s"), color)
+    channels = (alt.X("p:Q"), _y("time_s"), _color(names))
     reached = [row for row in points if row["reached"]]
     short = [row for row in points if not row["reached"]]
-    yield alt.Chart(data(reached)).mark_circle(size=55).encode(*channels, tooltip=tips, fillOpacity=faded(0.85))
+    shape = alt.Shape("d:N", title=None, sort=names, scale=alt.Scale(domain=names, range=SHAPES), legend=legend(names))
+    closed = alt.Chart(data(reached)).mark_point(size=60, filled=True)
+    yield closed.encode(*channels, shape, tooltip=tips, fillOpacity=faded(0.85))
     if short:
         open_mark = alt.Chart(data(short)).mark_point(shape="triangle-up", size=70)
         yield open_mark.encode(*channels, tooltip=tips, strokeOpacity=faded(0.85))
