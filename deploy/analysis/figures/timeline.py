@@ -171,7 +171,7 @@ def _chart(bars: pl.DataFrame, analysis: Analysis, chosen: Chosen) -> alt.LayerC
     y = alt.Y("host:N", title=None, sort=hosts, scale=alt.Scale(domain=hosts, paddingInner=0.2))
     rows = rows_of(bars.with_columns(for_s=(pl.col("end_s") - pl.col("start_s")).round(4)))
     zoom = alt.selection_interval(
-        bind="scales", encodings=["x"], zoom="wheel![event.ctrlKey || event.altKey || event.metaKey]"
+        name="zoom", bind="scales", encodings=["x"], zoom="wheel![event.ctrlKey || event.altKey || event.metaKey]"
     )
     drawn = (
         alt.Chart(data(rows))

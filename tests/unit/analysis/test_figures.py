@@ -70,7 +70,13 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, kit: ModuleType) -> Analysis
     rng = random.Random(1)  # noqa: S311 - noise for a picture
     sizes = [Constant(0.3), Constant(0.4), Constant(0.5)]
     trials = kit.sweep(sizes, 2, 3, lambda: rng.gauss(0, 1))
-    return analyse(read_dataset(kit.FakeRun(tmp_path_factory.mktemp("sweep"), trials).write()))
+    return analyse(read_dataset(kit.FakeRun(tmp_path_factory.mktemp("sweep"), trials, whole=True).write()))
+
+
+@pytest.fixture(scope="module")
+def of_sweep(sweep: Analysis) -> tuple[Figure, ...]:
+    """All its figures."""
+    return figures(sweep)
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +93,19 @@ def crowd(tmp_path_factory: pytest.TempPathFactory, kit: ModuleType) -> Analysis
     works = {name: kit.Work(0.1 + 0.01 * n, 0.05, 0.0502) for n, name in enumerate(clients)}
     conditions = [(i, Delay(1.0, Constant(0.05 + i / 100))) for i in range(20)]
     trials = [kit.FakeTrial(kit.plan(i, delay), [kit.FakeRound(works, accuracy=0.5)]) for i, delay in conditions]
-    return analyse(read_dataset(kit.FakeRun(tmp_path_factory.mktemp("crowd"), trials, clients).write()))
+    return analyse(read_dataset(kit.FakeRun(tmp_path_factory.mktemp("crowd"), trials, clients, whole=True).write()))
 
 
-def test_a_sweep_has_each_figure_once_and_figure_4_first(sweep: Analysis) -> None:
-    found = figures(sweep)
-    names = [each.name for each in found]
+def test_a_sweep_has_each_figure_once_and_figure_4_first(of_sweep: tuple[Figure, ...]) -> None:
+    names = [each.name for each in of_sweep]
     assert names[0] == "figure-4"
     assert len(set(names)) == len(names)
     assert {
         "figure-account", "figure-hosts", "figure-stragglers", "figure-compute", "figure-accuracy-rounds",
-        "figure-accuracy-time", "figure-injected", "figure-injected-difference",
+        "figure-accuracy-time", "figure-injected", "figure-injected-difference", "figure-one-way", "figure-rtt",
+        "figure-clocks", "figure-timeline",
     } <= set(names)  # fmt: skip
-    for each in found:
+    for each in of_sweep:
         drawn(each)
 
 
@@ -112,14 +118,16 @@ def test_small_and_large_runs_are_drawn(which: str, request: pytest.FixtureReque
         assert each.caption.endswith(".")
 
 
-def test_the_choice_of_a_condition_reaches_figures_whose_rows_have_one(sweep: Analysis) -> None:
-    """They know the signal, and their rows' conditions are labels that the page knows, or all."""
+def test_the_choice_of_a_condition_reaches_figures_whose_rows_have_one(
+    sweep: Analysis, of_sweep: tuple[Figure, ...]
+) -> None:
+    """They know the signal, and their rows' conditions are labels that the page knows, or all; a time line too."""
     known = {*labels(sweep).values(), ALL, None}
-    for each in figures(sweep):
+    for each in of_sweep:
         has = {row["condition"] for row in rows(each) if "condition" in row}
         params = {param["name"] for param in each.spec["params"]}
         assert has <= known, each.name
-        assert (SHOWN in params) == bool(has), each.name
+        assert (SHOWN in params) == bool(has or each.name == "figure-timeline"), each.name
 
 
 def test_a_chosen_condition_leaves_only_its_rows(sweep: Analysis) -> None:
@@ -133,6 +141,16 @@ def test_a_chosen_condition_leaves_only_its_rows(sweep: Analysis) -> None:
     assert drawn(account).count(bars) == 18 * drawn(one).count(bars)
 
 
+def test_a_time_line_shows_one_trial_and_of_a_chosen_condition_its_first(sweep: Analysis) -> None:
+    """Each trial has three rounds, which begin with a line."""
+    figure = timeline.timeline(sweep)
+    assert figure is not None
+    for condition in (ALL, *list(labels(sweep).values())[:2]):
+        params = [{**each, "value": condition} if each["name"] == SHOWN else each for each in figure.spec["params"]]
+        svg = drawn(msgspec.structs.replace(figure, spec={**figure.spec, "params": params}))
+        assert svg.count('aria-roledescription="rule mark"') == 3, condition
+
+
 def test_nothing_is_drawn_of_a_run_without_rounds(tmp_path: Any, kit: ModuleType) -> None:
     trials = [kit.FakeTrial(kit.plan(0), [], ended=False)]
     analysis = analyse(read_dataset(kit.FakeRun(tmp_path, trials).write()))
@@ -143,10 +161,11 @@ def test_nothing_is_drawn_of_a_run_without_rounds(tmp_path: Any, kit: ModuleType
 def test_of_one_client_nobody_is_last_and_of_no_delay_none_is_drawn(tmp_path: Any, kit: ModuleType) -> None:
     trials = [kit.FakeTrial(kit.plan(0), [kit.FakeRound({"pi4-a": kit.Work(1.0)})])]
     names = {
-        each.name for each in figures(analyse(read_dataset(kit.FakeRun(tmp_path, trials, ("pi4-a",)).write())))
+        each.name
+        for each in figures(analyse(read_dataset(kit.FakeRun(tmp_path, trials, ("pi4-a",), whole=True).write())))
     }
     assert {"figure-time", "figure-account", "figure-compute"} <= names
-    assert not {"figure-stragglers", "figure-injected", "figure-accuracy-time", "figure-rtt"} & names
+    assert not {"figure-stragglers", "figure-injected", "figure-accuracy-time"} & names
 
 
 def test_intervals_of_means_are_drawn_beside_each_other(sweep: Analysis) -> None:
@@ -364,7 +383,9 @@ def test_a_time_line_tells_who_did_what_when(single: Analysis) -> None:
     assert told.filter(host="pi4-a", what="injected").rows()[0][4:] == (0.0, 0.1)
     figure = timeline.timeline(analysis)
     assert figure is not None
-    assert "pi4-a compute 1.00 s, network 1.10 s" in figure.alt.replace("network 1.10 s, compute 1.00 s", "compute 1.00 s, network 1.10 s")
+    assert "pi4-a compute 1.00 s, network 1.10 s" in figure.alt.replace(
+        "network 1.10 s, compute 1.00 s", "compute 1.00 s, network 1.10 s"
+    )
     drawn(figure)
 
 

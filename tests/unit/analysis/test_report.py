@@ -151,8 +151,10 @@ def test_censored_trials_are_counted_and_left_out_of_means(tmp_path: Path, kit: 
     ]
     analysis, said = found(kit.FakeRun(tmp_path, trials))
     assert [(row.total_s, row.censored, row.complete) for row in analysis.conditions] == [(1.0, 1, 2)]
-    marks = [layer["mark"]["type"] for layer in main_figure(analysis).spec["layer"]]
-    assert marks.count("circle") == marks.count("point") == 1
+    figure = main_figure(analysis)
+    assert figure is not None
+    points = [layer["mark"] for layer in figure.spec["layer"] if layer["mark"]["type"] == "point"]
+    assert [mark.get("filled", False) for mark in points] == [True, False]
     assert said[-1].startswith("1 of 2 completed trials did not reach the target")
 
 
@@ -160,7 +162,7 @@ def test_every_trial_is_a_point_and_theory_a_fine_grid(summary: Summary) -> None
     specs = _charts(read(summary.page))["specs"]
     data = specs["figure-4"]["datasets"]
     of = {layer["mark"]["type"]: data[layer["data"]["name"]] for layer in specs["figure-4"]["layer"]}
-    assert len(of["circle"]) == 18
+    assert len(of["point"]) == 18
     assert [row["d"] for row in of["line"] if row["kind"] == "theory"].count("d = 0.3 s") == 51
     assert len([row for row in of["line"] if row["kind"] == "measured"]) == 18
 
