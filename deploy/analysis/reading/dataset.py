@@ -54,6 +54,7 @@ def read_dataset(run: Path) -> Dataset:
         messages=messages,
         clocks=tuple(clocks.found),
         network=found,
+        zero_ns=clocks.servers[0].first_ns if clocks.servers else 0,
         tasks=tasks_frame(clocks, messages),
         phases=phases_frame(clocks.servers),
         rounds=rounds_frame(clocks.servers, trials),

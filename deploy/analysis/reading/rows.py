@@ -101,6 +101,8 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     messages: tuple[MessageRow, ...] = ()
     clocks: tuple[ClockFound, ...] = ()
     network: Network = Network()
+    zero_ns: int = 0
+    """The first stamp of the server's log, by its monotonic clock: from there `start_s` counts."""
     tasks: pl.DataFrame = msgspec.field(default_factory=lambda: empty(TASKS))
     phases: pl.DataFrame = msgspec.field(default_factory=lambda: empty(PHASES))
     rounds: pl.DataFrame = msgspec.field(default_factory=lambda: empty(ROUNDS))
