@@ -188,6 +188,22 @@ STRAGGLERS = Table(
     ),
 )
 
+WHAT_IF = Table(
+    "what_if",
+    "one change to one condition: how long its trials would have taken, replayed from the log",
+    (
+        Column("condition", INT, "", "the number of its combination of swept values; null: all of them"),
+        Column("change", S, "", "what is taken away"),
+        Column("host", S, "", "which host is left out; null for every other change"),
+        Column("trials", INT, "", "completed trials"),
+        Column("rounds", INT, "", "rounds of these trials"),
+        Column("measured_s", F, "s", "sum of a trial's rounds: the mean of the trials"),
+        Column("replayed_s", F, "s", "the same, with the change"),
+        Column("saved_s", F, "s", "their difference"),
+        Column("saved_pct", F, "%", "of the measured time"),
+    ),
+)
+
 SAMPLES = Table(
     "samples",
     "one look at one machine",
@@ -215,6 +231,19 @@ OFFSETS = Table(
         Column("offset_ms", F, "ms", "its monotonic clock minus the server's, minus the same at the first moment"),
         Column("low_ms", F, "ms", "the least that the exchanges allow"),
         Column("high_ms", F, "ms", "the most that they allow"),
+    ),
+)
+
+TRIPS = Table(
+    "trips",
+    "one round trip of an idle connection or of a probe, or as a sending kernel took it to be",
+    (
+        Column("client", S, "", "the client's name"),
+        Column("source", S, "", "idle (a clock exchange beside no message), before or after (a probe), tcp"),
+        Column("trial", INT, "", "its place in the plan; null between trials, and for a probe"),
+        _CONTROL,
+        Column("rtt_ms", F, "ms", "there and back"),
+        Column("injected_ms", F, "ms", "of that, by the injected link; null: not known"),
     ),
 )
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deploy.analysis.page.library import bundling
-from deploy.analysis.page.page import Drawings, Picture, page
+from deploy.analysis.page.origin import downloads
+from deploy.analysis.page.page import Drawings, page
+from deploy.analysis.page.sections import Picture
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.statistics.conditions import Condition, analyse
@@ -59,8 +61,9 @@ def _write(run: Path, analysis: Analysis) -> Summary:
     _clear(folder)
     said = headlines(analysis)
     drawings = _draw(analysis, folder) if analysis.dataset.complete else Drawings()
-    (folder / "index.html").write_text(page(analysis, said, drawings), encoding="utf-8")
     _write_table(run, analysis.dataset)
+    text = page(analysis, said, drawings, downloads(run))  # when all that it links to is there
+    (folder / "index.html").write_text(text, encoding="utf-8")
     figure = folder / f"{drawings.pictures[0].name}.svg" if drawings.pictures else None
     return _summary(analysis, said, folder / "index.html", figure)
 

@@ -6,45 +6,54 @@ here, go in unescaped.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from deploy.analysis.figures.palette import DARK, LIGHT, vega_config
-from deploy.analysis.page.networkpage import network_section
-from deploy.analysis.statistics.theory import ideal_s
-from deploy.labels import UNKNOWN, named_text, seconds_text, setting_name, setting_text, signed, value_text
+from deploy.analysis.figures.palette import DARK, LIGHT, Scheme, vega_config
+from deploy.analysis.page import account, conditions, network, origin
+from deploy.analysis.page.sections import Picture, Section
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from deploy.analysis.reading.rows import ClientRound, Dataset
-    from deploy.analysis.statistics.conditions import Analysis, Condition
+    from deploy.analysis.page.origin import Download
+    from deploy.analysis.statistics.conditions import Analysis
 
-TEMPLATE = Path(__file__).with_name("page.html")
+FOLDER = Path(__file__).parent
 SHOWN_PROBLEMS = 50
 SUFFIXES = ("svg", "png", "pdf")
 """Of the files that `render.save` writes beside the page."""
-
-
-class Picture(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure as a page needs it: words, specification, and the drawn svg for readers without scripts."""
-
-    name: str
-    title: str
-    subtitle: str
-    caption: str
-    alt: str
-    spec: dict[str, Any]
-    svg: str
+STILL_LIMIT = 200_000
+"""Characters of a picture that goes in a second time, for readers without scripts; a larger one is described."""
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "time": ("figure-4", "figure-time"),
+    "account": ("figure-account", "figure-rounds", "figure-hosts"),
+    "stragglers": ("figure-stragglers",),
+    "timeline": ("figure-timeline",),
+    "learning": ("figure-accuracy-rounds", "figure-accuracy-time"),
+    "machines": ("figure-compute",),
+    "network": ("figure-one-way", "figure-rtt", "figure-injected"),
+    "clocks": ("figure-clocks",),
+}
+"""Where each figure belongs; what is in no list has a section of its own."""
+TITLES = {
+    "time": "Training time",
+    "timeline": "Time line",
+    "learning": "Accuracy",
+    "machines": "Machines",
+    "more": "More figures",
+}
+_OF_SCHEME = Scheme(
+    "var(--ink)", "var(--quiet)", "var(--rule)", "var(--paper)",
+    tuple(f"var(--series-{place})" for place in range(len(LIGHT.series))),
+)  # fmt: skip
+"""Charts take their colours from the page's style sheet, and so change with it, without being drawn anew."""
 
 
 class Drawings(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,20 +63,35 @@ class Drawings(msgspec.Struct, frozen=True, kw_only=True):
     script: str = ""
 
 
-def page(analysis: Analysis, headlines: Sequence[str], drawings: Drawings) -> str:
+def page(analysis: Analysis, headlines: Sequence[str], drawings: Drawings, downloads: Sequence[Download] = ()) -> str:
     """Return the page's HTML."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["glued"] = _glued
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    template = _environment().get_template("page.html")
+    dataset = analysis.dataset
     return template.render(
         {
             "headlines": headlines,
-            "network": network_section(analysis.dataset),
+            "sections": [each for each in _sections(analysis, drawings.pictures) if each.tells],
+            "choices": list(dict.fromkeys(each.label for each in analysis.conditions)),
+            "manifest": dataset.manifest,
+            "problems": dataset.problems,
+            "limit": SHOWN_PROBLEMS,
+            "downloads": downloads,
             **_look(drawings),
-            **_numbers(analysis),
-            **_origin(analysis.dataset),
+            **conditions.method(analysis),
         }
     )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"glued": _glued, "made_here": Markup, "height": _height}
+    return environment
 
 
 def _glued(text: str) -> str:
@@ -75,140 +99,44 @@ def _glued(text: str) -> str:
     return re.sub(r"(?<=[\d)]) (?=(?:s|ms|%|ppm|\N{MULTIPLICATION SIGN})(?!\w))", "\N{NO-BREAK SPACE}", text)
 
 
+def _height(svg: str) -> str:
+    """Return a picture's height in pixels: the page keeps the place of a chart that is not drawn yet."""
+    found = re.search(r'height="(\d+)', svg)
+    return found[1] if found else "0"
+
+
 def _look(drawings: Drawings) -> dict[str, Any]:
     specs = {each.name: each.spec for each in drawings.pictures}
-    configs = {
-        "light": vega_config(LIGHT, "transparent"),
-        "dark": vega_config(DARK, "transparent"),
-    }
     return {
         "light": LIGHT,
         "dark": DARK,
-        "figures": [{**msgspec.structs.asdict(each), "svg": Markup(each.svg)} for each in drawings.pictures],  # noqa: S704 - made here
         "suffixes": SUFFIXES,
-        "script": Markup(drawings.script),  # noqa: S704 - the chart library, not data
-        "charts": {"configs": configs, "specs": specs},
+        "still_limit": STILL_LIMIT,
+        "library": drawings.script,
+        "charts": {"config": vega_config(_OF_SCHEME, "transparent"), "specs": specs},
     }
 
 
-def _numbers(analysis: Analysis) -> dict[str, Any]:
-    keys = list(dict.fromkeys(chain.from_iterable(each.plan.settings for each in analysis.conditions)))
-    return {
-        "swept": [setting_name(key) for key in keys],
-        "conditions": [{"swept": _swept(each, keys), "cells": _cells(each)} for each in analysis.conditions],
-        "clients": analysis.clients,
-        "baselines": list(_baselines(analysis)),
-        "completed": bool(analysis.dataset.complete),
-        "starred": any(each.censored for each in analysis.conditions),
-        "accounted": _accounted(analysis.dataset),
-        "spread": _spread(analysis.dataset),
-        "delay_check": delay_check(analysis.dataset),
-    }
-
-
-def _swept(condition: Condition, keys: Sequence[str]) -> list[str]:
-    plan = condition.plan
-    return [setting_text(plan, key) if key in plan.settings else UNKNOWN for key in keys]
-
-
-def _cells(condition: Condition) -> list[str]:
-    gap_pct = condition.difference_pct
-    return [
-        f"{condition.complete} / {condition.planned}",
-        UNKNOWN if condition.rounds is None else f"{condition.rounds:g}",
-        UNKNOWN if condition.accuracy is None else f"{condition.accuracy:.3f}",
-        seconds_text(condition.total_s) if not condition.censored else f"{seconds_text(condition.total_s)} *",
-        seconds_text(condition.std_s),
-        seconds_text(condition.expected_s),
-        signed(seconds_text(condition.difference_s)),
-        UNKNOWN if gap_pct is None else signed(f"{gap_pct:.1f}"),
-        seconds_text(condition.drawn_s),
-        seconds_text(condition.ideal_s),
-    ]
-
-
-def _baselines(analysis: Analysis) -> Iterator[dict[str, Any]]:
-    for key, base in analysis.baselines.items():
-        values = json.loads(key)
-        group = ", ".join(named_text(name, value) for name, value in values.items())
-        known = {"c": f"{base.round_s:.3f}", "rounds": base.rounds, "source": base.source} if base else {"c": ""}
-        yield {"group": group, **known}
-
-
-def _accounted(dataset: Dataset) -> str:
-    pairs = [(trial.total_s, ideal_s(trial)) for trial in dataset.complete]
-    total = sum(total_s or 0.0 for total_s, _ in pairs)
-    ideal = sum(part for _, part in pairs if part is not None)
-    if not total or any(part is None for _, part in pairs):
-        return ""
-    if not all(each.covered for trial in dataset.complete for each in trial.rounds):
-        return f"All completed trials together: at least {seconds_text(ideal)} s of {seconds_text(total)} s."
-    rest = f"the other {100 * (1 - ideal / total):.1f} % are network, coordination and evaluation"
-    return f"All completed trials together: {seconds_text(ideal)} s of {seconds_text(total)} s; {rest}."
-
-
-def _spread(dataset: Dataset) -> str:
-    """Say how unequal the clients' compute times are, for theory takes them to be equal."""
-    medians = {name: median(times) for name, times in _compute_times(dataset).items()}
-    if len(medians) < 2:  # noqa: PLR2004 - one client cannot be unequal
-        return ""
-    fast, slow = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
-    return (
-        f"Theory takes the clients to be equally fast; their median compute times went from"
-        f" {medians[fast]:.3f} s ({fast}) to {medians[slow]:.3f} s ({slow})."
+def _sections(analysis: Analysis, pictures: Sequence[Picture]) -> Iterator[Section]:
+    """Yield the sections in the order of the page."""
+    dataset = analysis.dataset
+    by_name = {each.name: each for each in pictures}
+    placed = set(chain.from_iterable(PLACES.values()))
+    written = (
+        account.account(analysis),
+        account.stragglers(analysis),
+        network.network(dataset),
+        network.clocks(dataset),
     )
-
-
-def _compute_times(dataset: Dataset) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {}
-    for row in _client_rounds(dataset):
-        if row.compute_s is not None:
-            times.setdefault(row.client, []).append(row.compute_s)
-    return times
-
-
-def _client_rounds(dataset: Dataset) -> Iterator[ClientRound]:
-    return (row for trial in dataset.trials for each in trial.rounds for row in each.clients)
-
-
-def delay_check(dataset: Dataset) -> str:
-    """Return in words how far injected delays were from what was drawn; delays of 0 s do not count."""
-    pairs = [(row.requested_s, row.measured_s) for row in _client_rounds(dataset)]
-    gaps_ms = [1000 * abs(got - want) for want, got in pairs if want and got is not None]
-    if not gaps_ms:
-        return "The app injected no delay." if dataset.network.linked else "No delay was injected."
-    return (
-        f"{len(gaps_ms)} delays were injected. Measured minus drawn: at most {max(gaps_ms):.2f} ms,"
-        f" in the median {median(gaps_ms):.2f} ms (absolute values)."
-    )
-
-
-def _origin(dataset: Dataset) -> dict[str, Any]:
-    manifest = dataset.manifest
-    return {
-        "manifest": manifest,
-        "controller": _facts(manifest.versions),
-        "phases": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in manifest.phases_s.items()),
-        "hosts": [
-            {
-                "name": name,
-                "role": record.role,
-                "versions": _facts(dataset.versions.get(name, {})),
-                "facts": _facts(record.facts),
-            }
-            for name, record in manifest.hosts.items()
-        ],
-        "problems": dataset.problems,
-        "limit": SHOWN_PROBLEMS,
-        "parquet": any(trial.rounds for trial in dataset.trials),
-        "messages": bool(dataset.messages),
-    }
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-    """Write a mapping on one line; a mapping inside it in parentheses."""
-    parts = (
-        f"{key} ({_facts(value)})" if isinstance(value, Mapping) else f"{key} {value_text(value)}"
-        for key, value in facts.items()
-    )
-    return ", ".join(parts) or UNKNOWN
+    told = {each.name: each for each in written}
+    for name, figures in PLACES.items():
+        section = told.get(name) or Section(name=name, title=TITLES[name])
+        own = tuple(by_name[each] for each in figures if each in by_name)
+        yield msgspec.structs.replace(section, pictures=own)
+    yield Section(name="more", title=TITLES["more"], pictures=tuple(p for p in pictures if p.name not in placed))
+    yield conditions.conditions(analysis)
+    if dataset.complete:
+        yield Section(name="method", title="How it was computed", template="method.html")
+    yield Section(name="problems", title="Problems", template="problems.html")
+    yield origin.hosts(dataset)
+    yield Section(name="downloads", title="Downloads", template="downloads.html")

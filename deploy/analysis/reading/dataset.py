@@ -18,7 +18,14 @@ from deploy.analysis.reading.messages import message_rows
 from deploy.analysis.reading.network import network, network_problems
 from deploy.analysis.reading.rows import Dataset, Trial
 from deploy.analysis.reading.serverlog import TrialLog, trial_logs
-from deploy.analysis.reading.tasks import offsets_frame, phases_frame, rounds_frame, samples_frame, tasks_frame
+from deploy.analysis.reading.tasks import (
+    offsets_frame,
+    phases_frame,
+    rounds_frame,
+    samples_frame,
+    tasks_frame,
+    trips_frame,
+)
 from deploy.errors import InputError
 from deploy.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest
 from flcommon.eventlog import Reading, read_log
@@ -43,7 +50,8 @@ def read_dataset(run: Path) -> Dataset:
     readings = {host: _read(run / "raw" / host / EVENTS_FILE) for host in manifest.hosts}
     clocks = read_clocks(run, manifest, readings)
     messages = tuple(message_rows(manifest, clocks.servers, clocks.clients))
-    found = network(manifest, clocks.clients, messages, tuple(idle_trips(clocks.clients)))
+    idle = tuple(idle_trips(clocks.clients))
+    found = network(manifest, clocks.clients, messages, idle)
     told = (*_problems(run, manifest, readings), *clocks.problems, *network_problems(found, clocks.clients))
     trials = tuple(_trials(manifest, readings))
     return Dataset(
@@ -60,6 +68,7 @@ def read_dataset(run: Path) -> Dataset:
         rounds=rounds_frame(clocks.servers, trials),
         samples=samples_frame(clocks),
         offsets=offsets_frame(clocks),
+        trips=trips_frame(clocks.clients, idle, messages),
     )
 
 

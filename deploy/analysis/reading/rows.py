@@ -8,7 +8,7 @@ import msgspec
 import polars as pl
 
 from deploy.analysis.clocks.clock import ClockFound
-from deploy.analysis.columns import OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS, empty
+from deploy.analysis.columns import OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS, TRIPS, empty
 from deploy.analysis.reading.messages import MessageRow
 from deploy.analysis.reading.network import Network
 from deploy.manifest import Manifest, PlannedTrial
@@ -109,6 +109,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """Without the account's columns."""
     samples: pl.DataFrame = msgspec.field(default_factory=lambda: empty(SAMPLES))
     offsets: pl.DataFrame = msgspec.field(default_factory=lambda: empty(OFFSETS))
+    trips: pl.DataFrame = msgspec.field(default_factory=lambda: empty(TRIPS))
 
     @property
     def complete(self) -> tuple[Trial, ...]:

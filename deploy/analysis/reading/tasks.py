@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from deploy.analysis.columns import OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS
+from deploy.analysis.columns import OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS, TRIPS
 from deploy.analysis.reading.messages import client_of, clients_of
 from deploy.analysis.reading.sides import side_of
-from flcommon.events import HostSampled, PhaseEnded, RoundEnded, RoundStarted
+from flcommon.events import HostSampled, PhaseEnded, Probed, RoundEnded, RoundStarted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from deploy.analysis.clocks.clock import ClientProcess, Clocks
     from deploy.analysis.clocks.exchanges import Process
+    from deploy.analysis.clocks.idle import IdleTrip
     from deploy.analysis.reading.messages import MessageRow, OneClient
     from deploy.analysis.reading.rows import Trial
     from deploy.analysis.reading.sides import Side
@@ -166,3 +167,22 @@ def offsets_frame(clocks: Clocks) -> pl.DataFrame:
             band = (offset_ms, offset_ms - width_ms, offset_ms + width_ms)
             rows.append((each.process.host, each.process.number, start_s, *band))
     return pl.DataFrame(rows, schema=OFFSETS.schema, orient="row")
+
+
+def trips_frame(
+    clients: Sequence[ClientProcess], idle: Sequence[IdleTrip], messages: Sequence[MessageRow]
+) -> pl.DataFrame:
+    """Return TRIPS."""
+    rows: list[tuple[Any, ...]] = [
+        (trip.client, "idle", trip.trial, trip.control, 1000 * trip.rtt_s, _ms(trip.injected_s)) for trip in idle
+    ]
+    for each in clients:
+        for _, event in each.process.told:
+            if isinstance(event, Probed):
+                rows += [(event.client, event.stage, None, False, rtt_ms, 0.0) for rtt_ms in event.rtt_ms]
+    rows += [(m.client, "tcp", m.trial, m.control, m.rtt_ms, None) for m in messages if m.rtt_ms is not None]
+    return pl.DataFrame(rows, schema=TRIPS.schema, orient="row")
+
+
+def _ms(value_s: float | None) -> float | None:
+    return None if value_s is None else 1000 * value_s

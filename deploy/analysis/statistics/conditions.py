@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from deploy.analysis.account.account import Account, account
 from deploy.analysis.reading.rows import Dataset
 from deploy.analysis.statistics import theory
+from deploy.analysis.statistics.estimate import mean
 from deploy.analysis.statistics.theory import Baseline
 from deploy.labels import settings_text
 from deploy.manifest import PlannedTrial
@@ -27,8 +29,11 @@ Key = TypeVar("Key", int, str)
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """One combination of swept values: means over its timed trials (complete, target reached if there is one).
 
+    `low_s` to `high_s` is the 95 % confidence interval of `total_s`, made by `method`; there is none for one trial.
     `expected_s` is theory's E[T]; `drawn_s` the same with the delays that were in fact drawn, so that
-    `total_s - drawn_s` is what luck of the draw does not explain. None where nothing is known.
+    `total_s - drawn_s` is what luck of the draw does not explain. `expected_low_s` to `expected_high_s` is where the
+    mean of so many trials lies in 95 of 100 cases if theory holds (see `simulation`), `p_value` how rarely it is as far
+    off as it was, `agrees` whether that is no reason to doubt, over all conditions. None where nothing is known.
     """
 
     plan: PlannedTrial
@@ -40,7 +45,16 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: float | None
     total_s: float | None
     std_s: float | None
+    low_s: float | None = None
+    high_s: float | None = None
+    method: str = ""
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
     expected_s: float | None
+    expected_low_s: float | None = None
+    expected_high_s: float | None = None
+    p_value: float | None = None
+    agrees: bool | None = None
     drawn_s: float | None
     ideal_s: float | None
 
@@ -64,7 +78,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Analysis(msgspec.Struct, frozen=True, kw_only=True):
-    """A data set with its conditions, the number of clients in a round, and c for each group of conditions.
+    """A data set with its conditions and its account, the number of clients in a round, and c for each group of them.
 
     Conditions that differ in nothing but the delay form a group and share a baseline; `baselines` goes by `base_key`.
     """
@@ -73,6 +87,7 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     clients: int
     baselines: dict[str, Baseline | None]
     conditions: tuple[Condition, ...]
+    account: Account = Account()
 
 
 def is_delay(key: str) -> bool:
@@ -107,6 +122,7 @@ def analyse(dataset: Dataset) -> Analysis:
         conditions=tuple(
             _condition(trials, baselines[base_key(trials[0].plan)], clients) for _, trials in sorted(conditions.items())
         ),
+        account=account(dataset),
     )
 
 
@@ -115,6 +131,8 @@ def _condition(trials: list[Trial], base: Baseline | None, clients: int) -> Cond
     timed = [trial for trial in trials if trial.timed]
     rounds = _mean(len(trial.rounds) for trial in timed)
     totals = [trial.total_s for trial in timed if trial.total_s is not None]
+    accuracies = _known(trial.accuracy for trial in trials if trial.status == "complete")
+    time, accuracy = mean(totals), mean(accuracies)
     return Condition(
         plan=plan,
         label=settings_text(plan),
@@ -122,9 +140,14 @@ def _condition(trials: list[Trial], base: Baseline | None, clients: int) -> Cond
         complete=sum(trial.status == "complete" for trial in trials),
         censored=sum(trial.censored for trial in trials),
         rounds=rounds,
-        accuracy=_mean(trial.accuracy for trial in trials if trial.status == "complete"),
-        total_s=_mean(totals),
+        accuracy=accuracy.value if accuracy else None,
+        total_s=time.value if time else None,
         std_s=stdev(totals) if len(totals) > 1 else None,
+        low_s=time.low if time else None,
+        high_s=time.high if time else None,
+        method=time.method if time else "",
+        accuracy_low=accuracy.low if accuracy else None,
+        accuracy_high=accuracy.high if accuracy else None,
         expected_s=_expected_s(plan, rounds, base, clients),
         drawn_s=_with_draws(timed, base),
         ideal_s=_mean(theory.ideal_s(trial) for trial in timed),
@@ -151,6 +174,12 @@ def _with_draws(trials: list[Trial], base: Baseline | None) -> float | None:
 
 def _mean(values: Iterable[float | None]) -> float | None:
     """Return the mean; None when there is no value, or one of them is not known."""
+    known = _known(values)
+    return fmean(known) if known else None
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    """Return the values; none when one of them is not known."""
     found = list(values)
     known = [value for value in found if value is not None]
-    return fmean(known) if known and len(known) == len(found) else None
+    return known if len(known) == len(found) else []

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from deploy.analysis.figures.charts import main_figure
-from deploy.analysis.page.page import delay_check
+from deploy.analysis.page.conditions import delay_check
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.report import write_report
@@ -38,12 +38,14 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.links: list[str] = []
         self.tags: list[str] = []
+        self.ids: set[str | None] = set()
         self.words: list[str] = []
         self.scripts: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.ids.add(dict(attrs).get("id"))
         for name, value in attrs:
             if name == "href" and tag == "a":
                 self.links.append(value or "")
@@ -107,8 +109,10 @@ def test_page_is_self_contained_and_small(summary: Summary) -> None:
     page = Page(html)
     assert page.loads == []
     assert "default-src 'none'" in html
-    assert page.links
-    assert all((index.parent / link).is_file() for link in page.links)
+    files = [link for link in page.links if not link.startswith("#")]
+    assert files
+    assert all((index.parent / link).is_file() for link in files)
+    assert {link.removeprefix("#") for link in page.links} - set(files) <= page.ids
     assert index.stat().st_size < 2_000_000
 
 
@@ -161,7 +165,7 @@ def test_every_trial_is_a_point_and_theory_a_fine_grid(summary: Summary) -> None
 
 
 def _charts(page: Page) -> dict[str, Any]:
-    found: dict[str, Any] = next(json.loads(each) for each in page.scripts if each.startswith('{"configs"'))
+    found: dict[str, Any] = next(json.loads(each) for each in page.scripts if each.startswith('{"config"'))
     return found
 
 

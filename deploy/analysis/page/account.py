@@ -1,0 +1,158 @@
+"""The page's sections on the account: where the time went, who was last and why, and what if; tables of means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from deploy.analysis.columns import PARTS, SHARES
+from deploy.analysis.page.sections import Part, Section
+from deploy.analysis.page.tables import Cell, Head, Row, Table, number, text
+from deploy.labels import UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from deploy.analysis.statistics.conditions import Analysis
+
+CAUSES = {
+    "compute": "its compute time",
+    "injected": "the injected delay",
+    "network": "the network",
+    "engine": "encoding, decoding and queues",
+}
+"""Why a client is last, as `cause` of ROUNDS has it, in words."""
+_CLIENT, _CONDITION = Head("client", number=False), Head("condition", number=False)
+_LAST = (
+    "Last: the rounds that waited for this client's training, split by the cause: in what it was most above the median"
+    " of the others. Lost: the sum of how much earlier the second to last was there."
+)
+_LEFT_OUT = "Control rounds are left out, and rounds at the start of a trial that are still settling."
+
+
+def counted(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the rounds of ROUNDS or CLIENTS that means are made of: whole, of a condition, not to control."""
+    found = frame.filter(
+        pl.col("condition").is_not_null() & (pl.col("round") > 0) & pl.col("round_s").is_not_null() & ~pl.col("control")
+    )
+    return found.filter(~pl.col("settling")) if "settling" in frame.columns else found
+
+
+def account(analysis: Analysis) -> Section:
+    """Return the section on where the time of a round went, along its critical path and for each client."""
+    rounds = counted(analysis.account.rounds)
+    title = "Where the time went"
+    if rounds.is_empty():
+        return Section(name="account", title=title)
+    return Section(name="account", title=title, said=_said(rounds), parts=tuple(_parts(analysis, rounds)))
+
+
+def _said(rounds: pl.DataFrame) -> tuple[str, ...]:
+    whole_s = float(rounds["round_s"].sum())
+    sums = {part: float(rounds[f"{part}_s"].sum()) for part in PARTS}
+    largest = sorted((part for part in PARTS if part != "unaccounted"), key=lambda part: -sums[part])
+    shown = ", ".join(f"{part} {share_text(sums[part] / whole_s)}" for part in largest[:4] if sums[part] > 0)
+    rest_ms = 1000 * float(rounds.select(pl.col("unaccounted_s").median()).item())
+    return (
+        f"Along the critical path of {_count(rounds.height, 'round')}: {shown}.",
+        f"{share_text(sums['unaccounted'] / whole_s)} is unaccounted for: {_ms(rest_ms)} ms of a round in the median.",
+    )
+
+
+def share_text(share: float) -> str:
+    """Write a share in percent: whole ones from 10 % on, tenths below."""
+    percent = 100 * share
+    if 0 < abs(percent) < 0.05:  # noqa: PLR2004 - what would round to 0.0
+        return "less than 0.1 %"
+    return f"{percent:.0f} %" if abs(percent) >= 9.95 else f"{percent:.1f} %".replace("-", "\N{MINUS SIGN}")  # noqa: PLR2004
+
+
+def _ms(value_ms: float) -> str:
+    return f"{value_ms:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _parts(analysis: Analysis, rounds: pl.DataFrame) -> Iterable[Part]:
+    labels = _labels(analysis)
+    about = "; ".join(f"{part}: {meaning}" for part, meaning in PARTS.items())
+    heads = (_CONDITION, Head("rounds"), *(Head(part, "s") for part in (*PARTS, "round")))
+    table = Table(
+        "account-conditions", "Parts of a round by condition", heads, _means(rounds, labels, (*PARTS, "round"))
+    )
+    yield Part(table=table, title="A round along its critical path", notes=(f"Means. {_LEFT_OUT}", f"{about}."))
+    shares = counted(analysis.account.clients).join(rounds.select("trial", "round"), on=["trial", "round"])
+    yield from _by_client(shares, labels)
+
+
+def _labels(analysis: Analysis) -> dict[int, str]:
+    return {each.plan.condition: each.label for each in analysis.conditions}
+
+
+def _means(frame: pl.DataFrame, labels: Mapping[int, str], names: Iterable[str]) -> tuple[Row, ...]:
+    columns = [f"{name}_s" for name in names]
+    found = frame.group_by("condition").agg(pl.len().alias("rounds"), pl.col(columns).mean()).sort("condition")
+    return tuple(
+        Row(
+            (text(labels[row["condition"]]), number(row["rounds"], "d"), *(number(row[c], ".3f") for c in columns)),
+            labels[row["condition"]],
+        )
+        for row in found.iter_rows(named=True)
+    )
+
+
+def _by_client(shares: pl.DataFrame, labels: Mapping[int, str]) -> Iterable[Part]:
+    columns = [f"{share}_s" for share in (*SHARES, "round")]
+    heads = (Head("rounds"), *(Head(share, "s") for share in (*SHARES, "round")))
+    means = (pl.len().alias("rounds"), pl.col(columns).mean())
+    about = "; ".join(f"{share}: {meaning}" for share, meaning in SHARES.items())
+    whole = shares.group_by("client", maintain_order=True).agg(*means)
+    rows = tuple(Row((text(row["client"]), *_shares(row, columns))) for row in whole.iter_rows(named=True))
+    table = Table("account-clients", "Shares of a round by client", (_CLIENT, *heads), rows)
+    yield Part(table=table, title="Each client's round", notes=(f"{about}.",))
+    each = shares.group_by("client", "condition", maintain_order=True).agg(*means)
+    rows = tuple(_client_row(row, columns, labels[row["condition"]]) for row in each.iter_rows(named=True))
+    table = Table("account-clients-conditions", "Shares by client and condition", (_CLIENT, _CONDITION, *heads), rows)
+    if len(labels) > 1:
+        yield Part(table=table, title="Each client's round by condition", folded=True)
+
+
+def _shares(row: Mapping[str, Any], columns: Iterable[str]) -> tuple[Cell, ...]:
+    return number(row["rounds"], "d"), *(number(row[column], ".3f") for column in columns)
+
+
+def _client_row(row: Mapping[str, Any], columns: Iterable[str], label: str) -> Row:
+    return Row((text(row["client"]), text(label), *_shares(row, columns)), label)
+
+
+def stragglers(analysis: Analysis) -> Section:
+    """Return the section on how often each client was last, by which cause, and what that cost."""
+    frame, title = analysis.account.stragglers, "Stragglers"
+    whole = frame.filter(pl.col("condition").is_null()).sort("last", descending=True)
+    if whole.height < 2:  # noqa: PLR2004 - one client alone keeps nobody waiting
+        return Section(name="stragglers", title=title)
+    heads = (Head("rounds"), Head("last"), Head("share", "%"), *(Head(cause) for cause in CAUSES), Head("lost", "s"))
+    rows = tuple(Row((text(row["client"]), *_straggler(row))) for row in whole.iter_rows(named=True))
+    parts = [Part(table=Table("stragglers-clients", "Stragglers", (_CLIENT, *heads), rows), notes=(_LAST, _LEFT_OUT))]
+    labels = _labels(analysis)
+    own = frame.filter(pl.col("condition").is_not_null()).sort("condition", "client")
+    if len(labels) > 1 and own.height:
+        rows = tuple(_straggler_row(row, labels[row["condition"]]) for row in own.iter_rows(named=True))
+        table = Table("stragglers-conditions", "Stragglers by condition", (_CLIENT, _CONDITION, *heads), rows)
+        parts.append(Part(table=table, title="Stragglers by condition", folded=True))
+    return Section(name="stragglers", title=title, parts=tuple(parts))
+
+
+def _straggler(row: Mapping[str, Any]) -> tuple[Cell, ...]:
+    counts = (number(row[name], "d") for name in ("rounds", "last"))
+    causes = (number(row[cause], "d") for cause in CAUSES)
+    share = None if row["share"] is None else 100 * row["share"]
+    return (*counts, number(share, ".0f"), *causes, number(row["lost_s"], ".2f"))
+
+
+def _straggler_row(row: Mapping[str, Any], label: str) -> Row:
+    return Row((text(row["client"]), text(label or UNKNOWN), *_straggler(row)), label)

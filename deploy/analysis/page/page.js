@@ -1,0 +1,100 @@
+// The page's own script: sorts tables, filters by condition, draws charts when they are about to be seen.
+(() => {
+  "use strict";
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+  // Tables. A number sorts by data-value, words as people would; what is not known comes last either way.
+  const words = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
+  const valueOf = (row, column) => {
+    const cell = row.cells[column];
+    if (cell.dataset.value === undefined) return cell.textContent.trim();
+    return cell.dataset.value === "" ? null : Number(cell.dataset.value);
+  };
+  const compare = (one, other) => typeof one === "number" ? one - other : words.compare(one, other);
+  const sort = (table, head, column) => {
+    const descending = head.getAttribute("aria-sort") === "ascending";
+    all("thead th", table).forEach((each) => each.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    const keyed = [...table.tBodies[0].rows].map((row) => [valueOf(row, column), row]);
+    keyed.sort(([one], [other]) => {
+      if (one === null || other === null) return (one === null) - (other === null);
+      return descending ? compare(other, one) : compare(one, other);
+    });
+    table.tBodies[0].append(...keyed.map(([, row]) => row));
+  };
+  for (const table of all("table.sortable")) {
+    [...table.tHead.rows[0].cells].forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      button.addEventListener("click", () => sort(table, head, column));
+      head.append(button);
+    });
+  }
+
+  // Charts. Those in sight first, the rest when the browser is idle, so that a print has them all.
+  const told = document.getElementById("charts");
+  const { config, specs } = told ? JSON.parse(told.textContent) : { config: {}, specs: {} };
+  const select = document.getElementById("shown-condition");
+  const shown = () => select?.value ?? "all";
+  const SIGNAL = "shown_condition";
+  const filtered = (name) => (specs[name].params ?? []).some((param) => param.name === SIGNAL);
+  const views = new Map();
+  const draw = (name) => {
+    if (views.has(name)) return views.get(name);
+    const place = document.getElementById(name);
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config, tooltip: { theme: dark ? "dark" : "light" } };
+    const drawn = vegaEmbed(place, specs[name], options).then(async ({ view }) => {
+      if (filtered(name)) await view.signal(SIGNAL, shown()).runAsync();
+      place.dataset.drawn = shown();
+      place.style.minHeight = "";
+      return view;
+    });
+    views.set(name, drawn);
+    return drawn;
+  };
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (isIntersecting) draw(target.id);
+    }
+  }, { rootMargin: "50% 0px" });
+  const idle = window.requestIdleCallback ?? ((call) => setTimeout(call, 50));
+  const drawRest = () => {
+    const name = Object.keys(specs).find((each) => !views.has(each));
+    if (name !== undefined) idle(() => draw(name).finally(drawRest));
+  };
+  Object.keys(specs).forEach((name) => watcher.observe(document.getElementById(name)));
+  if (told) addEventListener("load", () => idle(drawRest));
+
+  // The filter: charts that know the signal, and rows that belong to one condition.
+  const filter = async () => {
+    const condition = shown();
+    for (const row of all("tr[data-condition]")) {
+      row.hidden = condition !== "all" && row.dataset.condition !== condition;
+    }
+    for (const [name, drawn] of views) {
+      if (!filtered(name)) continue;
+      const view = await drawn;
+      await view.signal(SIGNAL, condition).runAsync();
+      document.getElementById(name).dataset.drawn = condition;
+    }
+  };
+  select?.addEventListener("change", filter);
+  if (shown() !== "all") filter(); // a browser that goes back keeps what was chosen
+
+  // The contents close once a section is chosen, or anything else is; a print shows what is folded.
+  const contents = document.getElementById("contents");
+  document.addEventListener("click", ({ target }) => {
+    if (!contents.contains(target) || target.closest("a")) contents.open = false;
+  });
+  document.addEventListener("keydown", ({ key }) => {
+    if (key === "Escape") contents.open = false;
+  });
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = all("main details:not([open])");
+    folded.forEach((each) => { each.open = true; });
+  });
+  addEventListener("afterprint", () => folded.forEach((each) => { each.open = false; }));
+})();
