@@ -153,7 +153,7 @@ def test_a_line_that_a_restart_closed_is_torn(fake) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_a_log_cut_at_any_byte_says_what_its_beginning_says(whole, data: st.DataObject) -> None:
     """Whatever it still tells agrees with the whole log, and nothing is told that stands behind the cut."""
     run, log, tasks = whole
@@ -165,7 +165,7 @@ def test_a_log_cut_at_any_byte_says_what_its_beginning_says(whole, data: st.Data
         assert all(value is None or value == known[name] or name == "flags" for name, value in row.items())
         if row["compute_s"] is not None:
             assert b'"compute-ended"' in log[:cut]
-    whole_lines = log[:cut].count(b"\n") + (cut == len(log) - 1)
+    whole_lines = log[:cut].count(b"\n") + log.startswith(b"\n", cut)  # the end of a line may be all that is missing
     told = read_logs({"pc-c": run / "raw" / "pc-c" / "events.jsonl"})
     assert sum(len(process.mono_ns) for process in told.processes) == whole_lines
 
