@@ -82,20 +82,19 @@ def _draw(analysis: Analysis, folder: Path) -> Drawings:
 def _pictures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
     # Altair and vl-convert take half a second to import: only when there is something to draw, and while the chart
     # library is being bundled.
-    from deploy.analysis.figures import charts, render  # noqa: PLC0415
+    from deploy.analysis.figures import catalogue, render  # noqa: PLC0415
 
-    found = [each for each in (charts.main_figure(analysis), charts.round_parts(analysis)) if each]
     return tuple(
         Picture(
             name=each.name,
             title=each.title,
             subtitle=each.subtitle,
-            caption=each.caption,
+            caption=each.caption + each.use,
             alt=each.alt,
             spec=render.on_page(each),
             svg=render.save(each, folder),
         )
-        for each in found
+        for each in catalogue.figures(analysis)
     )
 
 

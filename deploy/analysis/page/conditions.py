@@ -20,62 +20,83 @@ if TYPE_CHECKING:
     from deploy.analysis.reading.rows import Dataset
     from deploy.analysis.statistics.conditions import Analysis, Condition
 
-_HEADS = (
-    Head("trials", "done / planned"),
-    Head("rounds"),
-    Head("accuracy", "last, mean"),
-    Head("measured", "s, mean"),
-    Head("± s.d.", "s"),
-    Head("expected", "s"),
-    Head("difference", "s"),
-    Head("difference", "%"),
-    Head("expected", "as drawn, s"),
-    Head("ideal", "s"),
-)
-
 
 def conditions(analysis: Analysis) -> Section:
-    """Return the section with a row for each condition."""
-    keys = list(dict.fromkeys(chain.from_iterable(each.plan.settings for each in analysis.conditions)))
-    swept = tuple(Head(setting_name(key), number=True) for key in keys) or (Head("condition", number=False),)
-    rows = tuple(Row((*_swept(each, keys), *_cells(each)), each.label) for each in analysis.conditions)
-    table = Table("conditions-table", "Conditions", (*swept, *_HEADS), rows)
-    notes = [
-        "Ideal time: over the rounds, the sum of the slowest client's compute time and injected delay.",
-        _accounted(analysis.dataset),
-        "* Some trials did not reach the target: not part of the means."
-        if any(each.censored for each in analysis.conditions)
-        else "",
-    ]
+    """Return the section with a row for each condition; a column of which nothing is known is left out."""
+    rows = [dict(_columns(each, _keys(analysis))) for each in analysis.conditions]
+    known = [head for head in (rows[0] if rows else ()) if any(row[head].text != UNKNOWN for row in rows)]
+    cells = (tuple(row[head] for head in known) for row in rows)
+    labelled = tuple(Row(each, row.label) for each, row in zip(cells, analysis.conditions, strict=True))
+    table = Table("conditions-table", "Conditions", tuple(known), labelled)
     said = (delay_check(analysis.dataset),) if analysis.dataset.complete else ()
-    part = Part(table=table, notes=tuple(note for note in notes if note))
+    part = Part(table=table, notes=tuple(_notes(analysis)))
     return Section(name="conditions", title="Conditions", said=said, parts=(part,))
 
 
-def _swept(condition: Condition, keys: Sequence[str]) -> Iterator[Cell]:
+def _keys(analysis: Analysis) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(each.plan.settings for each in analysis.conditions)))
+
+
+def _columns(condition: Condition, keys: Sequence[str]) -> Iterator[tuple[Head, Cell]]:
+    yield from _swept(condition, keys)
+    yield Head("trials", "done / planned"), Cell(f"{condition.complete} / {condition.planned}", condition.complete)
+    yield Head("rounds"), number(condition.rounds, "g")
+    yield Head("accuracy", "last, mean"), number(condition.accuracy, ".3f")
+    yield Head("measured", "s, mean"), _seconds(condition.total_s, " *" if condition.censored else "")
+    yield Head("measured", "95 % interval"), _span(condition.low_s, condition.high_s)
+    yield Head("± s.d.", "s"), _seconds(condition.std_s)
+    yield from _target(condition)
+    yield Head("expected", "s"), _seconds(condition.expected_s)
+    yield Head("expected", "95 % band"), _span(condition.expected_low_s, condition.expected_high_s)
+    yield Head("difference", "s"), difference(condition.difference_s)
+    yield Head("difference", "%"), difference(condition.difference_pct, ".1f")
+    yield Head("p-value", "of theory"), number(condition.p_value, ".2g")
+    yield Head("expected", "as drawn, s"), _seconds(condition.drawn_s)
+    yield Head("ideal", "s"), _seconds(condition.ideal_s)
+
+
+def _swept(condition: Condition, keys: Sequence[str]) -> Iterator[tuple[Head, Cell]]:
     settings = condition.plan.settings
     if not keys:
-        yield text(condition.label)
+        yield Head("condition", number=False), text(condition.label)
     for key in keys:
         value = settings.get(key)
         place = float(value) if isinstance(value, int | float) else None
-        yield Cell(setting_text(condition.plan, key) if key in settings else UNKNOWN, place)
+        yield Head(setting_name(key)), Cell(setting_text(condition.plan, key) if key in settings else UNKNOWN, place)
 
 
-def _cells(condition: Condition) -> tuple[Cell, ...]:
-    star = " *" if condition.censored else ""
-    return (
-        Cell(f"{condition.complete} / {condition.planned}", condition.complete),
-        number(condition.rounds, "g"),
-        number(condition.accuracy, ".3f"),
-        _seconds(condition.total_s, star),
-        _seconds(condition.std_s),
-        _seconds(condition.expected_s),
-        difference(condition.difference_s),
-        difference(condition.difference_pct, ".1f"),
-        _seconds(condition.drawn_s),
-        _seconds(condition.ideal_s),
-    )
+def _target(condition: Condition) -> Iterator[tuple[Head, Cell]]:
+    found = condition.to_target
+    count = Cell(UNKNOWN) if found is None else Cell(f"{found.reached} / {found.n}", found.reached)
+    yield Head("target", "reached / trials"), count
+    yield Head("to target", "s, see below"), _seconds(found.time_s if found else None, _restricted(condition))
+    yield Head("to target", "95 % interval"), _span(found.low_s, found.high_s) if found else Cell(UNKNOWN)
+
+
+def _restricted(condition: Condition) -> str:
+    return " †" if condition.to_target is not None and condition.to_target.horizon_s is not None else ""
+
+
+def _span(low: float | None, high: float | None) -> Cell:
+    if low is None and high is None:
+        return Cell(UNKNOWN)
+    return Cell(f"{seconds_text(low)}\N{EN DASH}{seconds_text(high)}", low)
+
+
+def _notes(analysis: Analysis) -> Iterator[str]:
+    yield "Ideal time: over the rounds, the sum of the slowest client's compute time and injected delay."
+    if accounted := _accounted(analysis.dataset):
+        yield accounted
+    methods = dict.fromkeys(each.method for each in analysis.conditions if each.method)
+    if methods:
+        yield f"Intervals of means: {', '.join(methods)}."
+    if any(each.censored for each in analysis.conditions):
+        yield "* Some trials did not reach the target: not part of the means."
+    if any(each.to_target for each in analysis.conditions):
+        yield (
+            "To target: the median by Kaplan and Meier, to which trials that did not get there count as censored;"
+            " † fewer than half got there: the mean within the time that was measured."
+        )
 
 
 def _seconds(value_s: float | None, star: str = "") -> Cell:

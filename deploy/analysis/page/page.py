@@ -18,6 +18,7 @@ from markupsafe import Markup
 from deploy.analysis.figures.palette import DARK, LIGHT, Scheme, vega_config
 from deploy.analysis.page import account, conditions, network, origin
 from deploy.analysis.page.sections import Picture, Section
+from deploy.analysis.page.whatif import what_if
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,12 +34,13 @@ STILL_LIMIT = 200_000
 """Characters of a picture that goes in a second time, for readers without scripts; a larger one is described."""
 PLACES: Mapping[str, tuple[str, ...]] = {
     "time": ("figure-4", "figure-time"),
-    "account": ("figure-account", "figure-rounds", "figure-hosts"),
+    "account": ("figure-account", "figure-hosts"),
     "stragglers": ("figure-stragglers",),
+    "what-if": (),
     "timeline": ("figure-timeline",),
     "learning": ("figure-accuracy-rounds", "figure-accuracy-time"),
     "machines": ("figure-compute",),
-    "network": ("figure-one-way", "figure-rtt", "figure-injected"),
+    "network": ("figure-one-way", "figure-rtt", "figure-injected", "figure-injected-difference"),
     "clocks": ("figure-clocks",),
 }
 """Where each figure belongs; what is in no list has a section of its own."""
@@ -125,6 +127,7 @@ def _sections(analysis: Analysis, pictures: Sequence[Picture]) -> Iterator[Secti
     written = (
         account.account(analysis),
         account.stragglers(analysis),
+        what_if(analysis),
         network.network(dataset),
         network.clocks(dataset),
     )

@@ -278,7 +278,7 @@ def test_several_trainings_of_a_round_are_one_row(tmp_path: Path, kit: ModuleTyp
 def test_analysis_imports_nothing_of_the_live_lab() -> None:
     """A report can be made where neither Fabric nor Flower nor torch is installed."""
     code = (
-        "import sys, deploy.analysis.report, deploy.analysis.figures.charts, deploy.analysis.figures.render;"
+        "import sys, deploy.analysis.report, deploy.analysis.figures.catalogue, deploy.analysis.figures.render;"
         "print(sorted({'fabric', 'paramiko', 'asyncssh', 'torch', 'flwr', 'grpc'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
