@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from deploy.analysis.statistics.conditions import Analysis
 
 
+PAPER = "paper"
+"""The folder in `report/` for a paper's figures."""
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """What a report says in short, for a terminal.
 
@@ -43,25 +47,29 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...]
 
 
-def write_report(run: Path) -> Summary:
+def write_report(run: Path, *, csv: bool = False, paper: bool = False) -> Summary:
     """Write the report of the run in directory `run` and return its summary.
 
-    Raises InputError when `run` is no run directory, DeployError when the report cannot be written.
+    With `csv` the tables are written as text too, with `paper` the figures also at a paper's sizes. Raises InputError
+    when `run` is no run directory, DeployError when the report cannot be written.
     """
     analysis = analyse(read_dataset(run))
     try:
-        return _write(run, analysis)
+        summary = _write(run, analysis, csv=csv)
+        if paper and analysis.dataset.complete:
+            _write_paper(analysis, run / "report" / PAPER)
     except OSError as error:
         raise DeployError(f"{run}: the report cannot be written: {error.strerror}") from error
+    return summary
 
 
-def _write(run: Path, analysis: Analysis) -> Summary:
+def _write(run: Path, analysis: Analysis, *, csv: bool) -> Summary:
     folder = run / "report"
     folder.mkdir(exist_ok=True)
     _clear(folder)
     said = headlines(analysis)
     drawings = _draw(analysis, folder) if analysis.dataset.complete else Drawings()
-    write_tables(run, analysis)
+    write_tables(run, analysis, csv=csv)
     text = page(analysis, said, drawings, downloads(run))  # when all that it links to is there
     (folder / "index.html").write_text(text, encoding="utf-8")
     figure = folder / f"{drawings.pictures[0].name}.svg" if drawings.pictures else None
@@ -69,9 +77,15 @@ def _write(run: Path, analysis: Analysis) -> Summary:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the figures of an earlier report: this one may have fewer."""
-    for old in folder.glob("figure-*.*"):
+    """Remove the figures of an earlier report: this one may have fewer, and none for a paper."""
+    for old in (*folder.glob("figure-*.*"), *folder.glob(f"{PAPER}/*")):
         old.unlink()
+
+
+def _write_paper(analysis: Analysis, folder: Path) -> None:
+    from deploy.analysis.figures.paper import write_paper  # noqa: PLC0415 - as in _pictures
+
+    write_paper(analysis, folder)
 
 
 def _draw(analysis: Analysis, folder: Path) -> Drawings:

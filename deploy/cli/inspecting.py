@@ -17,6 +17,13 @@ from deploy.cli.recording import report_on
 from deploy.errors import InputError
 
 
+class Style(StrEnum):
+    """What figures are made for."""
+
+    page = "page"
+    paper = "paper"
+
+
 class LogFile(StrEnum):
     """The files that a process keeps on its host."""
 
@@ -148,13 +155,24 @@ def logs(
     epilog="""
 Examples:
 
-    deploy report runs/virtual/quick-figure-4-20260131T120000Z
+    deploy report runs/virtual/quick-20260131T120000Z
+
+    deploy report RUN --style paper                    figures for a paper too: report/paper/
+
+    deploy report RUN --csv                            the tables also as text: tables/*.csv
 """
 )
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    *,
+    style: Annotated[
+        Style, typer.Option("--style", help="Of figures; paper: also one and two columns wide, 8 pt, as pdf, svg, png.")
+    ] = Style.page,
+    csv: Annotated[bool, typer.Option("--csv", help="Write the tables as CSV too.")] = False,
+) -> None:
     """Write a run's report again, from its manifest and raw logs alone."""
     with errors():
-        report_on(run)
+        report_on(run, csv=csv, paper=style is Style.paper)
 
 
 @app.command(

@@ -28,7 +28,6 @@ _LAST = (
     "Last: the rounds that waited for this client's training, split by the cause: in what it was most above the median"
     " of the others. Lost: the sum of how much earlier the second to last was there."
 )
-_LEFT_OUT = "Control rounds are left out, and rounds at the start of a trial that are still settling."
 
 
 def counted(frame: pl.DataFrame) -> pl.DataFrame:
@@ -37,6 +36,15 @@ def counted(frame: pl.DataFrame) -> pl.DataFrame:
         pl.col("condition").is_not_null() & (pl.col("round") > 0) & pl.col("round_s").is_not_null() & ~pl.col("control")
     )
     return found.filter(~pl.col("settling")) if "settling" in frame.columns else found
+
+
+def _left_out(analysis: Analysis) -> str:
+    """Say which rounds the means are made without; empty if there are none."""
+    rounds = analysis.account.rounds.filter(pl.col("condition").is_not_null() & (pl.col("round") > 0))
+    control, settling = (int(rounds[name].sum()) for name in ("control", "settling"))
+    slow = "at the start of trials, slower than those after them"
+    known = [f"{_count(count, 'round')} {what}" for count, what in ((control, "of control"), (settling, slow)) if count]
+    return f"Left out: {', and '.join(known)}." if known else ""
 
 
 def account(analysis: Analysis) -> Section:
@@ -80,7 +88,9 @@ def _parts(analysis: Analysis, rounds: pl.DataFrame) -> Iterator[Part]:
     labels = _labels(analysis)
     heads = (_CONDITION, *_heads(PARTS))
     table = Table("account-conditions", "Parts of a round by condition", heads, _by_condition(rounds, labels))
-    yield Part(table=table, title="A round along its critical path", notes=(f"Means over rounds. {_LEFT_OUT}",))
+    yield Part(
+        table=table, title="A round along its critical path", notes=(f"Means over rounds. {_left_out(analysis)}",)
+    )
     yield _meanings("parts", "What the parts of a round are", PARTS)
     shares = counted(analysis.account.clients).join(rounds.select("trial", "round"), on=["trial", "round"])
     yield from _by_client(shares, labels)
@@ -144,7 +154,11 @@ def stragglers(analysis: Analysis) -> Section:
         return Section(name="stragglers", title=title)
     heads = (Head("rounds"), Head("last"), Head("share", "%"), *(Head(cause) for cause in CAUSES), Head("lost", "s"))
     rows = tuple(Row((text(row["client"]), *_straggler(row))) for row in whole.iter_rows(named=True))
-    parts = [Part(table=Table("stragglers-clients", "Stragglers", (_CLIENT, *heads), rows), notes=(_LAST, _LEFT_OUT))]
+    parts = [
+        Part(
+            table=Table("stragglers-clients", "Stragglers", (_CLIENT, *heads), rows), notes=(_LAST, _left_out(analysis))
+        )
+    ]
     labels = _labels(analysis)
     own = frame.filter(pl.col("condition").is_not_null()).sort("condition", "client")
     if len(labels) > 1 and own.height:

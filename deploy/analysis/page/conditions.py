@@ -7,6 +7,7 @@ from itertools import chain
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import polars as pl
 
 from deploy.analysis.page.sections import Part, Section
@@ -128,7 +129,7 @@ def _baselines(analysis: Analysis) -> Iterator[dict[str, Any]]:
     for key, base in analysis.baselines.items():
         values = json.loads(key)
         group = ", ".join(named_text(name, value) for name, value in values.items())
-        known = {"c": f"{base.round_s:.3f}", "rounds": base.rounds, "source": base.source} if base else {"c": ""}
+        known = msgspec.structs.asdict(base) | {"c": f"{base.round_s:.3f}"} if base else {"c": "", "settling": 0}
         yield {"group": group, **known}
 
 

@@ -71,6 +71,8 @@
   // The filter: charts that know the signal, and rows that belong to one condition.
   const filter = async () => {
     const condition = shown();
+    document.querySelector("main").toggleAttribute("data-shown", condition !== "all");
+    if (condition !== "all") document.querySelector("main").dataset.shown = condition; // a print says so
     for (const row of all("tr[data-condition]")) {
       row.hidden = condition !== "all" && row.dataset.condition !== condition;
     }

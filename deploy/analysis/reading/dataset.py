@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from deploy.analysis.clocks.clock import Clocks
     from deploy.analysis.reading.logs import Logs
     from deploy.manifest import Manifest, PlannedTrial
 
@@ -46,30 +47,38 @@ def read_dataset(run: Path) -> Dataset:
     logs = read_logs({host: run / "raw" / host / EVENTS_FILE for host in manifest.hosts})
     clocks = read_clocks(run, manifest, logs)
     works = works_frame(logs, manifest.clients)
-    asked, states = instructions(manifest, logs, clocks)
-    down, up = ways(asked, states)
-    messages = messages_frame(asked, down, up)
+    trials = tuple(_trials(manifest, logs, works))
+    told, samples = tuple(_problems(run, manifest, logs)), samples_frame(clocks, logs)
+    tasks, messages = _exchanged(manifest, logs, clocks)
     idle = idle_trips(clocks.clients)
     found = network(manifest, clocks.clients, messages, idle)
-    trials = tuple(_trials(manifest, logs, works))
     return Dataset(
         manifest=manifest,
         trials=trials,
         versions=dict(_versions(logs)),
-        problems=(*_problems(run, manifest, logs), *clocks.problems, *network_problems(found, clocks.clients)),
+        problems=(*told, *clocks.problems, *network_problems(found, clocks.clients)),
         messages=messages,
         works=works,
         clocks=tuple(clocks.found),
         network=found,
-        tasks=tasks_frame(asked, down, up),
+        tasks=tasks,
         phases=phases_frame(clocks.servers),
         rounds=rounds_frame(clocks.servers, trials),
-        samples=samples_frame(clocks, logs),
+        samples=samples,
         offsets=offsets_frame(clocks),
         zero_ns=clocks.servers[0].first_ns if clocks.servers else 0,
         processes={host: len(own) for host, own in logs.processes_of.items()},
         trips=trips_frame(clocks.clients, idle, messages),
     )
+
+
+def _exchanged(manifest: Manifest, logs: Logs, clocks: Clocks) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return tasks and messages; the logs' frames, of which nothing more is needed, go: they are what is largest."""
+    asked, states = instructions(manifest, logs, clocks)
+    logs.frames.clear()
+    down, up = ways(asked, states)
+    tasks = tasks_frame(asked, down, up)
+    return tasks, messages_frame(asked, down, up)
 
 
 def _trials(manifest: Manifest, logs: Logs, works: pl.DataFrame) -> Iterator[Trial]:

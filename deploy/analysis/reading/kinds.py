@@ -23,13 +23,13 @@ _OWN = (*_PLACE, "client", "kind")
 HOT: dict[type[Event], tuple[str, ...]] = {
     events.MessageSent: (*_OWN, "size_bytes", "wire_bytes", "encode_s", "queue_s"),
     events.ReplyReceived: (*_OWN, "size_bytes", "wire_bytes", "decode_s", "error"),
-    events.MessageReceived: (*_PLACE, "size_bytes", "wire_bytes", "queue_s", "decode_s"),
+    events.MessageReceived: ("message", "size_bytes", "wire_bytes", "queue_s", "decode_s"),
     events.ComputeStarted: (*_PLACE, "kind"),
     events.ComputeEnded: (*_PLACE, "kind", "cpu_s"),
     events.Delayed: (*_PLACE, "kind", "requested_s", "measured_s"),
-    events.ReplySent: (*_PLACE, "size_bytes", "wire_bytes", "encode_s", "queue_s"),
-    events.Redelivered: _PLACE,
-    events.LinkUsed: (*_PLACE, "up", "overflowed", "held_mean_ms"),
+    events.ReplySent: ("message", "size_bytes", "wire_bytes", "encode_s", "queue_s"),
+    events.Redelivered: ("message",),
+    events.LinkUsed: ("message", "up", "overflowed", "held_mean_ms"),
     events.ClockExchange: (
         "client",
         "server_sent_mono_ns",
@@ -76,7 +76,7 @@ KNOWN = frozenset(name_of(kind) for kind in get_args(AnyEvent))
 
 def schema(kind: type[Event]) -> dict[str, type[pl.DataType]]:
     """Return the columns of a hot kind's frame; `at` is the line's number among all lines of all logs."""
-    own = {field.partition(".")[2] or field: _TYPES[_plain(_type(kind, field))] for field in HOT[kind]}
+    own = {field.rpartition(".")[2]: _TYPES[_plain(_type(kind, field))] for field in HOT[kind]}
     return {"at": pl.Int64, "mono_ns": pl.Int64, **own}
 
 
@@ -115,6 +115,6 @@ def _bounded(annotation: Any) -> Any:  # noqa: ANN401 - an annotation
 
 ROWS: dict[type[Any], type[Event]] = {_narrow(kind, name_of(kind), fields): kind for kind, fields in HOT.items()}
 """What a line of a hot kind is decoded into, and its kind."""
-_COLD = [_narrow(kind, name_of(kind), ()) for kind in get_args(AnyEvent) if kind not in HOT]
+COLD = [_narrow(kind, name_of(kind), ()) for kind in get_args(AnyEvent) if kind not in HOT]
 
-decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Union[(*ROWS, *_COLD)])
+decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Union[(*ROWS, *COLD)])

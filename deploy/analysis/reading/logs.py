@@ -111,15 +111,15 @@ def _parsed(batches: Sequence[_Batch], alone_bytes: int) -> Iterator[tuple[_Batc
     if size <= alone_bytes or workers < 2:  # noqa: PLR2004 - one does not share
         yield from ((batch, parse([piece for _, piece in batch])) for batch in batches)
         return
-    with ExitStack() as stack:
-        shares = [batches[number::workers] for number in range(workers)]
-        work = [[[piece for _, piece in batch] for batch in share] for share in shares]
-        results = [stack.enter_context(working(share)).results() for share in work]
-        try:
+    shares = [batches[number::workers] for number in range(workers)]
+    work = [[[piece for _, piece in batch] for batch in share] for share in shares]
+    try:
+        with ExitStack() as stack:
+            results = [stack.enter_context(working(share)).results() for share in work]
             for number, batch in enumerate(batches):
                 yield batch, next(results[number % workers])
-        except (EOFError, BrokenPipeError) as error:
-            raise DeployError("a process that was reading the logs has died: was there too little memory?") from error
+    except (EOFError, BrokenPipeError) as error:
+        raise DeployError("a process that was reading the logs has died: was there too little memory?") from error
 
 
 def _processors() -> int:

@@ -120,11 +120,11 @@ def ways(asked: pl.DataFrame, states: pl.DataFrame) -> tuple[pl.DataFrame, pl.Da
 
 def messages_frame(asked: pl.DataFrame, down: pl.DataFrame, up: pl.DataFrame) -> pl.DataFrame:
     """Return MESSAGES in the order in which the instructions were sent, each before its reply."""
-    number = pl.int_range(pl.len()).alias("number")
+    number = 2 * pl.int_range(pl.len())
     replied = asked["reply_received_ns"].is_not_null() | asked["own_sent_ns"].is_not_null()
-    both = pl.concat([down.with_columns(number), up.with_columns(number).filter(replied)])
-    both = both.sort("number", maintain_order=True)
-    return both.select(*MESSAGES.schema)
+    first = down.lazy().select(*MESSAGES.schema, number.alias("number"))
+    second = up.lazy().select(*MESSAGES.schema, (number + 1).alias("number")).filter(replied)
+    return first.merge_sorted(second, key="number").drop("number").collect()
 
 
 def _seconds(end: str, start: str) -> pl.Expr:

@@ -103,7 +103,8 @@ def network(
     told: defaultdict[str, list[AnyEvent]] = defaultdict(list)
     for each in clients:
         told[each.process.host] += [event for _, event in each.process.told]
-    training = messages.filter(is_training()).join(plans, on="trial", maintain_order="left")
+    training = messages.lazy().filter(is_training()).select(*_measured()).collect()
+    training = training.join(plans, on="trial", maintain_order="left")
     idle = idle.with_columns((pl.col("rtt_s") - pl.col("injected_s")).alias("natural_s"))
     whole = _Sums(training, _undisturbed(idle), ("client",))
     parts = _Sums(training, idle.join(plans, on="trial"), ("client", "condition", "control"))
@@ -131,7 +132,7 @@ class _Sums:
         self._ways = _by_group(messages.group_by(*by, "direction").agg(_way_sums()), (*by, "direction"))
         self._flags = _flags(messages, by)
         self._layers = _by_group(messages.group_by(by).agg(pl.len(), pl.col("layer").drop_nulls().first()), by)
-        trips = idle.group_by(by).agg(pl.col("natural_s").drop_nulls() * 1000)
+        trips = idle.group_by(by).agg((pl.col("natural_s").drop_nulls() * 1000).sort())
         self._trips = _by_group(trips, by)
 
     def row(self, group: _Group, proofs: Sequence[LinkProved] = ()) -> NetworkRow | None:
@@ -148,14 +149,20 @@ class _Sums:
             layer=next((layer for layer in layers if layer), None),
             messages=found["len"] if found else 0,
             flagged=self._flags.get(group, {}),
-            natural_rtt_ms=interval(trips["natural_s"]) if trips else None,
+            natural_rtt_ms=trips["natural_s"] if trips else None,
             down=_way(ways[0], [ms for proof in proofs if (ms := proof.measured_down_ms) is not None]),
             up=_way(ways[1], [ms for proof in proofs if (ms := proof.measured_up_ms) is not None]),
         )
 
 
-def _by_group(sums: pl.DataFrame, by: tuple[str, ...]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    return {tuple(row[name] for name in by): row for row in sums.iter_rows(named=True)}
+def _by_group(sums: pl.DataFrame, by: tuple[str, ...]) -> dict[_Group, dict[str, Any]]:
+    """Return what is known by group; of all values of one, which are many, the median with its interval."""
+    return {
+        tuple(row[name] for name in by): {
+            name: interval(value) if isinstance(value, list) else value for name, value in row.items()
+        }
+        for row in sums.iter_rows(named=True)
+    }
 
 
 def _flags(messages: pl.DataFrame, by: tuple[str, ...]) -> dict[tuple[Any, ...], dict[str, int]]:
@@ -169,16 +176,22 @@ def _flags(messages: pl.DataFrame, by: tuple[str, ...]) -> dict[tuple[Any, ...],
     return {group: {flag: row[flag] for flag in FLAGS if row[flag]} for group, row in found.items()}
 
 
+def _measured() -> Iterator[pl.Expr | str]:
+    """Yield what is summed up of each message; null where it may not be used."""
+    fit = usable() & (pl.col("transfer_s") != 0)
+    yield from ("client", "trial", "control", "direction", "layer", "flags", "held_ms", "rate_mbit")
+    yield from ("retransmitted", "overflowed")
+    yield (1000 * pl.when(separable()).then("natural_s")).alias("natural_ms")
+    yield (1000 * pl.when(usable()).then("transfer_s")).alias("transfer_ms")
+    yield (1000 * pl.col("natural_uncertainty_s")).alias("uncertainty_ms")
+    yield pl.when(pl.col("layer").is_not_null()).then(pl.col("requested_ms", "applied_ms"))
+    yield (8e-6 * pl.when(fit).then("size_bytes") / pl.col("transfer_s")).alias("goodput_mbit")
+
+
 def _way_sums() -> Iterator[pl.Expr]:
     """Yield what is summed up of a direction's messages; medians are of what is known."""
-    linked = pl.col("layer").is_not_null()
-    sent = usable() & (pl.col("transfer_s") != 0)
-    yield (pl.col("natural_s").filter(separable()) * 1000).alias("natural_ms")
-    yield (pl.col("transfer_s").filter(usable()) * 1000).alias("transfer_ms")
-    yield pl.col("natural_uncertainty_s").median().mul(1000).alias("uncertainty_ms")
-    yield pl.col("requested_ms", "applied_ms").filter(linked).median()
-    yield pl.col("held_ms", "rate_mbit").median()
-    yield (8e-6 * pl.col("size_bytes") / pl.col("transfer_s")).filter(sent).median().alias("goodput_mbit")
+    yield pl.col("natural_ms", "transfer_ms").drop_nulls().sort()
+    yield pl.col("uncertainty_ms", "requested_ms", "applied_ms", "held_ms", "rate_mbit", "goodput_mbit").median()
     for name in ("retransmitted", "overflowed"):
         yield pl.when(pl.col(name).is_not_null().any()).then(pl.col(name).sum()).alias(name)
 
@@ -210,8 +223,8 @@ def _way(sums: dict[str, Any] | None, proofs_ms: Sequence[float]) -> WayFound:
     if sums is None:
         return WayFound(measured_ms=median(proofs_ms) if proofs_ms else None)
     return WayFound(
-        natural_ms=interval(sums["natural_ms"]),
-        transfer_ms=interval(sums["transfer_ms"]),
+        natural_ms=sums["natural_ms"],
+        transfer_ms=sums["transfer_ms"],
         uncertainty_ms=sums["uncertainty_ms"],
         requested_ms=sums["requested_ms"],
         applied_ms=sums["applied_ms"],

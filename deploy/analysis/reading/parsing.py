@@ -8,9 +8,11 @@ from __future__ import annotations
 import io
 import os
 from contextlib import suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from deploy.analysis.reading import kinds
@@ -18,9 +20,18 @@ from deploy.analysis.reading import kinds
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
+    _Integers = NDArray[np.int64]
+    _Columns = dict[str, _Integers]
+
 PIECE_BYTES = 16 << 20
 TORN = "torn"
 _NAMED = msgspec.json.Decoder(kinds.Named)
+_COLD, _STAMP_ONLY = -1, -2
+_CODES = (
+    {row: code for code, row in enumerate(kinds.ROWS)} | dict.fromkeys(kinds.COLD, _COLD) | {kinds.Named: _STAMP_ONLY}
+)
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding raises for bytes that may be anything; see `flcommon.decoding`."""
 
@@ -82,7 +93,7 @@ def parse(pieces: Sequence[Piece]) -> Parsed:
         lines.append(gathered.lines - before)
     return Parsed(
         lines=lines,
-        stamps=_packed(pl.DataFrame(gathered.stamps, schema=dict.fromkeys(("at", *kinds.STAMP), pl.Int64))),
+        stamps=_packed(pl.DataFrame(_joined(gathered.stamps, ("at", *kinds.STAMP)))),
         frames={name: _packed(frame) for name, frame in gathered.frames()},
         cold=gathered.cold,
         flaws=gathered.flaws,
@@ -107,8 +118,8 @@ class _Gathered:
 
     def __init__(self) -> None:
         self.lines = 0
-        self.stamps: dict[str, list[int]] = {name: [] for name in ("at", *kinds.STAMP)}
-        self.rows: dict[type[Any], tuple[list[int], list[Any]]] = {kind: ([], []) for kind in kinds.ROWS}
+        self.stamps: list[_Columns] = []
+        self.rows: dict[type[Any], tuple[list[_Columns], list[Any]]] = {row: ([], []) for row in kinds.ROWS}
         self.cold: list[tuple[int, bytes]] = []
         self.flaws: list[Flaw] = []
 
@@ -118,30 +129,27 @@ class _Gathered:
         found: list[Any] = []
         with suppress(*_BROKEN):
             found = kinds.decoder.decode_lines(text)
-        whole = len(found) == count  # else two lines are one event, or one line two
-        if whole:
-            self._note(found, range(self.lines, self.lines + count), text)
-        else:
+        if len(found) == count:
+            self._note(found, np.arange(self.lines, self.lines + count), text)
+        else:  # something is broken: also where two lines are one event, or one line two
             self._note(*self._one_by_one(text), text)
         self.lines += count
 
-    def _note(self, found: Sequence[Any], numbers: Sequence[int], text: bytes) -> None:
-        self.stamps["at"] += numbers
-        for name in kinds.STAMP:
-            self.stamps[name] += [getattr(event, name) for event in found]
-        cold = []
-        for number, event in zip(numbers, found, strict=True):
-            kept = self.rows.get(type(event))
-            if kept is not None:
-                kept[0].append(number)
-                kept[1].append(event)
-            elif type(event) is not kinds.Named:
-                cold.append(number)
-        if cold:
+    def _note(self, found: Sequence[Any], at: _Integers, text: bytes) -> None:
+        stamps = {name: np.fromiter(map(attrgetter(name), found), np.int64, len(found)) for name in kinds.STAMP}
+        self.stamps.append({"at": at, **stamps})
+        codes = np.fromiter(map(_CODES.__getitem__, map(type, found)), np.int8, len(found))
+        for code, row in enumerate(kinds.ROWS):
+            own = np.flatnonzero(codes == code)
+            if len(own):
+                self.rows[row][0].append({"at": at[own], "mono_ns": stamps["mono_ns"][own]})
+                self.rows[row][1].extend(map(found.__getitem__, own.tolist()))
+        cold = np.flatnonzero(codes == _COLD)
+        if len(cold):
             lines = text.split(b"\n")
-            self.cold += [(number, lines[number - self.lines]) for number in cold]
+            self.cold += [(number, lines[number - self.lines]) for number in at[cold].tolist()]
 
-    def _one_by_one(self, text: bytes) -> tuple[list[Any], list[int]]:
+    def _one_by_one(self, text: bytes) -> tuple[list[Any], _Integers]:
         """Return what has at least a stamp in a piece of which something is unusable, with the lines' numbers."""
         found, numbers = [], []
         for number, line in enumerate(io.BytesIO(text), self.lines):
@@ -151,24 +159,22 @@ class _Gathered:
             if event is not None:
                 found.append(event)
                 numbers.append(number)
-        return found, numbers
+        return found, np.array(numbers, dtype=np.int64)
 
     def frames(self) -> Iterator[tuple[str, pl.DataFrame]]:
         """Yield the frame of each kind of which there is something, under its name."""
-        for row, (numbers, found) in self.rows.items():
+        for row, (moments, found) in self.rows.items():
             kind = kinds.ROWS[row]
             if found:
-                columns = {field.partition(".")[2] or field: _column(found, field) for field in kinds.HOT[kind]}
-                columns |= {"at": numbers, "mono_ns": [event.mono_ns for event in found]}
-                schema = kinds.schema(kind)
-                yield kinds.name_of(kind), pl.DataFrame({name: columns[name] for name in schema}, schema=schema)
+                columns: dict[str, Any] = _joined(moments, ("at", "mono_ns"))
+                for field in kinds.HOT[kind]:
+                    columns[field.rpartition(".")[2]] = list(map(attrgetter(field), found))
+                yield kinds.name_of(kind), pl.DataFrame(columns, schema=kinds.schema(kind))
 
 
-def _column(found: Sequence[Any], field: str) -> list[Any]:
-    head, _, rest = field.partition(".")
-    if rest:
-        return [getattr(getattr(event, head), rest) for event in found]
-    return [getattr(event, head) for event in found]
+def _joined(parts: Sequence[_Columns], names: Sequence[str]) -> _Columns:
+    nothing = [np.empty(0, dtype=np.int64)]
+    return {name: np.concatenate(nothing + [part[name] for part in parts]) for name in names}
 
 
 def _event(number: int, line: bytes) -> tuple[Any, Flaw | None]:

@@ -225,6 +225,18 @@ def test_a_wave_that_nobody_answered_takes_none_of_the_next_ones_time(kit: Modul
     assert parts(found)["compute"] == 20
 
 
+def test_a_quick_reply_ends_no_wave(kit: ModuleType) -> None:
+    """While others are still handed theirs, one replies: what holds a leg open is any of its tasks, not the last."""
+    log = Log()
+    log.round(1, 0, 500)
+    log.task(1, "a", 10, Life(compute=300))
+    log.task(1, "quick", 12, Life(compute=8))
+    log.task(1, "b", 60, Life(compute=100))
+    found = account(log.dataset(kit))
+    assert parts(found) == {"compute": 300, "unaccounted": 200}
+    assert shares(found, "b") == {"compute": 100, "engine": 50, "waiting": 150, "unaccounted": 200}
+
+
 def test_a_client_that_is_asked_again_while_others_work_has_all_its_turns(kit: ModuleType) -> None:
     """An app that gives the fast one its next instruction at once: the leg is b's, or two of a's with a pause."""
     log = Log()
@@ -315,3 +327,18 @@ def test_stragglers_are_counted_in_rounds_that_mean_something(kit: ModuleType) -
         (0, "a", 3, 2, 2), (0, "b", 3, 1, 1), (None, "a", 3, 2, 2), (None, "b", 3, 1, 1),
     ]  # fmt: skip
     assert found["lost_s"].to_list() == pytest.approx([0.1, 0.05, 0.1, 0.05])
+
+
+def test_rounds_that_settle_are_marked_and_counted_nowhere(kit: ModuleType) -> None:
+    """A first round three times as long as the others: its row stays, no straggler is counted in it."""
+    log, at = Log(), 0
+    for number in range(1, 9):
+        long = 300 if number == 1 else 100
+        log.round(number, at, at + long)
+        for client in ("a", "b"):
+            log.task(number, client, at + 5, Life(compute=long - 40 + 10 * (client == "b") + number % 3))
+        at += long
+    found = account(log.dataset(kit))
+    assert found.rounds["settling"].to_list() == [True] + [False] * 7
+    assert found.stragglers["rounds"].to_list() == [7] * 4
+    assert found.what_if["rounds"].unique().to_list() == [8]

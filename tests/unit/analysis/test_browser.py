@@ -52,6 +52,10 @@ class Visit:
     def counted(self, figure: str, role: str) -> int:
         return self.page.locator(f"#{figure} [aria-roledescription='{role}']").count()
 
+    def points(self, figure: str) -> Locator:
+        """Return the points of a figure, whatever their shape."""
+        return self.page.locator(f"#{figure} .mark-symbol.role-mark path")
+
     def column(self, table: str, name: str, *, folded: bool = False) -> list[str]:
         """Return what the rows that are shown have in a column, which is given by the start of its heading."""
         rows = self.page.locator(f"#{table} tbody tr:not([hidden])")
@@ -182,7 +186,7 @@ def test_colors_follow_the_scheme_and_what_was_chosen_stays(opened: Visit) -> No
 
 def test_pointing_at_a_trial_shows_its_numbers(opened: Visit) -> None:
     """The tooltip holds the training time of the point, to the hundredth of a second."""
-    point = opened.page.locator("#figure-4 [aria-roledescription='point']").first
+    point = opened.points("figure-4").first
     point.hover()
     tip = opened.page.locator("#vg-tooltip-element.visible")
     tip.wait_for()
@@ -223,13 +227,13 @@ def test_unknown_values_sort_last(browser: Browser, tmp_path: Path, kit: ModuleT
 def test_every_chart_has_the_marks_of_its_data(opened: Visit, swept: Analysis) -> None:
     """18 conditions, of 3 rounds each, on 3 clients: nothing is left out, nothing is blank."""
     delays = swept.dataset.tasks.filter(pl.col("delay_s") > 0).height
-    assert opened.counted("figure-4", "point") == 18
+    assert opened.points("figure-4").count() == 18
     assert opened.counted("figure-4", "line mark") == 6
     assert opened.counted("figure-stragglers", "rect mark") == 18 * 3
-    assert opened.counted("figure-accuracy-rounds", "circle") == 18 * 3
+    assert opened.points("figure-accuracy-rounds").count() == 18 * 3
     assert opened.counted("figure-compute", "bar") == 3
     assert opened.counted("figure-clocks", "area mark") == 3
-    assert opened.counted("figure-injected", "point") == delays > 50
+    assert opened.points("figure-injected").count() == delays > 50
     names = opened.page.locator(".chart").evaluate_all("all => all.map(each => each.id)")
     assert len(names) == 13
     assert all(opened.page.locator(f"#{name} [aria-roledescription]").count() > 4 for name in names)
@@ -241,12 +245,14 @@ def test_a_condition_can_be_shown_alone(opened: Visit) -> None:
     before = [opened.counted(*each) for each in looked]
     opened.show("p = 1, d = 0.5 s")
     assert opened.column("conditions-table", "d") == ["0.5 s"]
+    assert opened.page.locator("main").get_attribute("data-shown") == "p = 1, d = 0.5 s"
     assert set(opened.column("what-if-conditions", "condition", folded=True)) == {"p = 1, d = 0.5 s"}
     assert len(opened.column("account-clients", "client")) == 3
     assert [18 * opened.counted(*each) for each in looked] == before
-    assert opened.counted("figure-injected", "point") == 3 * 3
+    assert opened.points("figure-injected").count() == 3 * 3
     opened.show("all")
     assert len(opened.column("conditions-table", "d")) == 18
+    assert opened.page.locator("main").get_attribute("data-shown") is None
     assert [opened.counted(*each) for each in looked] == before
 
 

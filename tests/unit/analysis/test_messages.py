@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.analysis.clocks.injected import PAYLOAD
 from deploy.analysis.columns import MESSAGES
+from deploy.analysis.export.spans import spans
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.reading.messages import BELOW, CHANGED, LIFTED, LOSSY, RESENT, WINDOW, MessageRow, message_rows
 from deploy.analysis.report import write_report
@@ -527,6 +529,21 @@ def test_the_table_of_messages(story: Story) -> None:
     assert table.select("direction", "client", "round").rows() == [("down", "a", 1), ("up", "a", 1)]
 
 
+def test_a_message_is_a_chain_of_spans(story: Story) -> None:
+    """One after the other on the server's clock, each as sure as the clock is that it was read from."""
+    story.round(1, 4.0)
+    rows = spans(story.read()).filter(pl.col("message").is_not_null()).sort("start_s", "duration_s").collect()
+    told = {row["span"]: row for row in rows.iter_rows(named=True)}
+    starts = {"server-encode": 4.0, "downlink": 4.0, "client-queue": 4.006, "delay": 4.505, "uplink": 5.006}
+    for span, start_s in starts.items():
+        assert told[span]["start_s"] == pytest.approx(start_s, abs=1e-3), span
+        assert told[span]["host"] == ("server" if span == "server-encode" else "a")
+    assert (told["delay"]["duration_s"], told["uplink"]["size_bytes"]) == (0.5, 1000)
+    assert told["downlink"]["uncertainty_s"] == pytest.approx(0.006, abs=2e-4)
+    assert told["server-decode"]["uncertainty_s"] == 0
+    assert told["server-decode"]["start_s"] == pytest.approx(told["uplink"]["start_s"] + told["uplink"]["duration_s"])
+
+
 def test_the_page_tells_natural_from_injected(story: Story) -> None:
     """With the clock's uncertainty, and a bound alone where a time is smaller than that."""
     shaped(story)
@@ -542,13 +559,13 @@ def test_the_page_tells_natural_from_injected(story: Story) -> None:
 def test_a_page_without_links_has_a_row_for_each_client_and_no_word_of_injection(story: Story) -> None:
     story.round(1, 4.0)
     html = write_report(story.write()).page.read_text()
-    assert '<h2 id="network">' in html
+    assert '<h2 id="network-title">' in html
     assert "injected down" not in html
 
 
 def test_a_page_of_logs_that_tell_nothing_of_the_network_does_without(story: Story) -> None:
     story.server.clear()
-    assert '<h2 id="network">' not in write_report(story.write()).page.read_text()
+    assert '<h2 id="network-title">' not in write_report(story.write()).page.read_text()
 
 
 # --- the median's interval --------------------------------------------------------------------------------------------

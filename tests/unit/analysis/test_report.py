@@ -12,6 +12,7 @@ import pytest
 
 from deploy.analysis.figures.catalogue import main_figure
 from deploy.analysis.page.conditions import delay_check
+from deploy.analysis.page.page import Drawings, page
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.report import write_report
@@ -222,6 +223,25 @@ def test_text_from_data_is_never_markup(tmp_path: Path, kit: ModuleType) -> None
     assert page.tags.count("img") == 0
     assert "<script>alert(1)" in page.text
     assert not any("alert(1)</script" in script for script in page.scripts)
+
+
+@pytest.mark.parametrize(
+    "odd", ["one client", "one condition", "no log of a client", "none of any", "no log of the server"]
+)
+def test_odd_runs_have_a_page(tmp_path: Path, kit: ModuleType, odd: str) -> None:
+    """Whatever is missing, what is there is shown; what is called nan or None is shown to nobody."""
+    clients = kit.CLIENTS[:1] if odd == "one client" else kit.CLIENTS
+    trials = kit.sweep([Constant(0.5)], 2, 2, lambda: 0.5, clients)[: 1 if odd == "one condition" else None]
+    fake = kit.FakeRun(tmp_path, trials, clients, whole=True)
+    fake.write()
+    lost = {"no log of a client": clients[:1], "none of any": clients, "no log of the server": ("server",)}
+    for name in lost.get(odd, ()):
+        fake.log(name).unlink()
+    analysis = analyse(read_dataset(tmp_path))
+    shown = Page(page(analysis, headlines(analysis), Drawings()))
+    assert {"conditions", "problems", "hosts"} <= shown.ids
+    assert ("stragglers" in shown.ids) == (odd not in {"one client", "no log of the server"})
+    assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"narrower|None: every host", "", shown.text))
 
 
 def test_no_run_directory_is_an_input_error(tmp_path: Path) -> None:

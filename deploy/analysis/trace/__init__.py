@@ -1,0 +1,1 @@
+"""The run as a time line for Perfetto and chrome://tracing."""
