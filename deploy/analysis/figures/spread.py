@@ -89,12 +89,18 @@ def edge(lanes: Lanes) -> str:
 
 
 def medians(lanes: Lanes) -> str:
-    """Return the medians of all conditions in words, for an alternative text."""
-    rows = summary(lanes).filter(condition=ALL).rows(named=True)
-    said = (
-        f"{row['host']}{', ' + row['kind'] if lanes.kinds else ''}: {row['middle']:.3g} {lanes.unit}" for row in rows
-    )
-    return "Medians: " + "; ".join(said) + "."
+    """Return the medians over all conditions in words, for an alternative text; of many, two."""
+    found = summary(lanes).filter(condition=ALL)
+    said = []
+    for kind in lanes.kinds or ("",):
+        own = found.filter(kind=kind) if kind else found
+        middle: dict[str, float] = dict(own.select("host", "middle").iter_rows())
+        names = [name for name in lanes.hosts if name in middle]
+        if len(names) > TICKED_LANES:
+            names = [min(names, key=middle.__getitem__), max(names, key=middle.__getitem__)]
+        told = "; ".join(f"{name} {middle[name]:.3g} {lanes.unit}" for name in names)
+        said.append(f"{kind}: {told}" if kind else told)
+    return "Medians, " + ". ".join(said) + "."
 
 
 def _place(lanes: Lanes) -> dict[str, Any]:
