@@ -1,4 +1,4 @@
-"""Writes `report/` (page and figures), `dataset.parquet` and `messages.parquet` into a run directory, from it alone.
+"""Writes `report/` (page, figures, trace) and `dataset.parquet`, `messages.parquet` into a run directory, from it.
 
 A report can be rebuilt at any time and on any machine. Nothing in raw/ or in the manifest is touched.
 """
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from deploy.analysis.page.library import bundling
-from deploy.analysis.page.origin import downloads
+from deploy.analysis.page.origin import TRACE, downloads
 from deploy.analysis.page.page import Drawings, page
 from deploy.analysis.page.sections import Picture
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.statistics.conditions import Condition, analyse
 from deploy.analysis.statistics.theory import ideal_s, known_sum
+from deploy.analysis.trace.write import write_trace
 from deploy.errors import DeployError
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def _write(run: Path, analysis: Analysis) -> Summary:
     said = headlines(analysis)
     drawings = _draw(analysis, folder) if analysis.dataset.complete else Drawings()
     _write_table(run, analysis.dataset)
+    if len(analysis.account.rounds):
+        write_trace(analysis.dataset, analysis.account.rounds, folder / TRACE)
     text = page(analysis, said, drawings, downloads(run))  # when all that it links to is there
     (folder / "index.html").write_text(text, encoding="utf-8")
     figure = folder / f"{drawings.pictures[0].name}.svg" if drawings.pictures else None
@@ -69,8 +72,8 @@ def _write(run: Path, analysis: Analysis) -> Summary:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the figures of an earlier report: this one may have fewer."""
-    for old in folder.glob("figure-*.*"):
+    """Remove the figures of an earlier report, for this one may have fewer, and its trace."""
+    for old in (*folder.glob("figure-*.*"), *folder.glob(TRACE)):
         old.unlink()
 
 
