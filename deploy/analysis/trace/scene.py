@@ -8,7 +8,6 @@ import msgspec
 import polars as pl
 
 from deploy.analysis.columns import STEPS
-from deploy.analysis.reading.table import messages_frame
 from deploy.analysis.trace.marks import arrows, machine_counters, rtt_counters
 from deploy.analysis.trace.slices import (
     client_lanes,
@@ -20,12 +19,11 @@ from deploy.analysis.trace.slices import (
     trial_slices,
     waiting_slices,
 )
-from deploy.analysis.trace.steps import ON_CLIENT, ON_SERVER, timed
+from deploy.analysis.trace.steps import ON_CLIENT, ON_SERVER, PLACE, timed
 
 if TYPE_CHECKING:
     from deploy.analysis.reading.rows import Dataset
 
-PLACE = ["trial", "round"]
 _OF_TASK = len(STEPS) + 3
 """Slices of a task at most: its steps, itself on both sides, and the wait after it."""
 _OF_ROUND = len(STEPS) * 2 + 1
@@ -49,7 +47,7 @@ def scene(dataset: Dataset, rounds: pl.DataFrame, limit: int) -> Scene:
         frame.join(fitting, on=PLACE, how="semi", nulls_equal=True) for frame in (rounds, dataset.tasks, dataset.phases)
     )
     server = next((name for name, record in dataset.manifest.hosts.items() if record.role == "server"), "server")
-    found = timed(tasks)
+    found = timed(tasks, rounds)
     on_server, on_clients = server_lanes(found, server), client_lanes(found)
     plans = [trial.plan for trial in dataset.trials]
     slices = [
@@ -61,9 +59,7 @@ def scene(dataset: Dataset, rounds: pl.DataFrame, limit: int) -> Scene:
         task_slices(on_clients, ON_CLIENT),
         waiting_slices(on_clients),
     ]
-    counters = pl.concat(
-        [machine_counters(dataset.samples, dataset.zero_ns), rtt_counters(messages_frame(dataset.messages))]
-    )
+    counters = pl.concat([machine_counters(dataset.samples, dataset.zero_ns), rtt_counters(dataset.messages)])
     return Scene(
         slices=pl.concat(slices),
         arrows=arrows(on_server, on_clients),
