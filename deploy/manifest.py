@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path  # noqa: TC003 - part of the contract below
 from typing import Any, Literal
 
 import msgspec
 
+from deploy.errors import InputError
 from flcommon.delay import Delay
 from flcommon.job import ConfigValue, Shaping, Stop
 from flcommon.link import Link
@@ -96,3 +98,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def server(self) -> str:
         """The server's name."""
         return next(name for name, record in self.hosts.items() if record.role == "server")
+
+
+def read_manifest(run: Path) -> Manifest:
+    """Read `run`/manifest.json; raises InputError that names the file and what is wrong with it."""
+    path = run / MANIFEST_FILE
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise InputError(path, f"this is not a run directory: {error.strerror}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InputError(path, f"not a valid manifest: {error}") from error
+    if manifest.schema != SCHEMA_VERSION:
+        raise InputError(path, f"this version reads schema {SCHEMA_VERSION}, not {manifest.schema}", key="schema")
+    return manifest

@@ -8,9 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from deploy.analysis.report import Summary
+    from deploy.analysis.statistics.conditions import Condition
 
 
 def print_summary(console: Console, summary: Summary, wall_s: float | None) -> None:
@@ -28,22 +31,27 @@ def print_summary(console: Console, summary: Summary, wall_s: float | None) -> N
 
 
 def conditions_table(summary: Summary) -> Table:
-    """Return the table of conditions: rounds, accuracy, total time, expected time, difference."""
+    """Return the table of conditions: rounds, accuracy, time, an interval if there are repeats, expected time."""
     table = Table(box=None, padding=(0, 1), header_style="bold")
     table.add_column("condition")
-    for heading in ("trials", "rounds", "accuracy", "time s", "expected s", "difference"):
+    repeated = any(one.low_s is not None for one in summary.conditions)
+    headings = ("trials", "rounds", "accuracy", "time s", *(("95 %",) if repeated else ()), "expected s", "difference")
+    for heading in headings:
         table.add_column(heading, justify="right")
     for one in summary.conditions:
-        table.add_row(
-            Text(one.label),
-            f"{one.complete}/{one.planned}",
-            _number(one.rounds, ".3g"),
-            _number(one.accuracy, ".3f"),
-            _number(one.total_s, ".2f"),
-            _number(one.expected_s, ".2f"),
-            _number(one.difference_pct, "+.0f", " %"),
-        )
+        table.add_row(Text(one.label), *_cells(one, repeated=repeated))
     return table
+
+
+def _cells(one: Condition, *, repeated: bool) -> Iterator[str]:
+    yield f"{one.complete}/{one.planned}"
+    yield _number(one.rounds, ".3g")
+    yield _number(one.accuracy, ".3f")
+    yield _number(one.total_s, ".2f")
+    if repeated:
+        yield "-" if one.low_s is None else f"{one.low_s:.2f}\N{EN DASH}{_number(one.high_s, '.2f')}"
+    yield _number(one.expected_s, ".2f")
+    yield _number(one.difference_pct, "+.0f", " %")
 
 
 def times(summary: Summary, wall_s: float | None) -> str:

@@ -103,6 +103,41 @@ TASKS = Table(
     ),
 )
 
+MESSAGES = Table(
+    "messages",
+    "one message in one direction",
+    (
+        *_PLACE,
+        *_WHOSE,
+        Column("direction", S, "", "down: the instruction, up: its reply"),
+        _CONTROL,
+        Column("size_bytes", INT, "bytes", "the message"),
+        Column("wire_bytes", INT, "bytes", "all that was offered to the connection for it"),
+        Column("sent_ns", INT, "ns", "its first byte was offered to gRPC (the last time, if it was sent anew)"),
+        Column("received_ns", INT, "ns", "all of it was there"),
+        Column("transfer_s", F, "s", "between the two"),
+        Column("uncertainty_s", F, "s", "what transfer_s may be off by, either way, for what the clocks do not tell"),
+        Column("round_trip_s", F, "s", "on the server: from the instruction's first byte to the whole reply"),
+        Column("client_s", F, "s", "on the client: from the whole instruction to the reply's first byte"),
+        Column("network_s", F, "s", "their difference: both directions, without a common clock"),
+        Column("layer", S, "", "who injected: relay or kernel; null: nobody, or not known"),
+        Column("requested_ms", F, "ms", "the injected one-way delay that was asked for"),
+        Column("applied_ms", F, "ms", "the delay that the layer says it applied"),
+        Column("held_ms", F, "ms", "how long the layer says it held the message, where it tells"),
+        Column("rate_mbit", F, "Mbit/s", "the injected rate"),
+        Column("serialisation_s", F, "s", "how long the injected rate takes for the bytes"),
+        Column("injected_s", F, "s", "what was injected: held_ms or applied_ms, and serialisation_s"),
+        Column("app_delay_s", F, "s", "what the app injected before the reply was sent: no part of transfer_s"),
+        Column("natural_s", F, "s", "transfer_s minus injected_s"),
+        Column("natural_uncertainty_s", F, "s", "what natural_s may be off by, with jitter that nobody measured"),
+        Column("retransmitted", INT, "", "segments that the sender's kernel sent again, since the sample before"),
+        Column("overflowed", INT, "", "packets that the layer lost because its queue was full"),
+        Column("rtt_ms", F, "ms", "the sender's kernel's smoothed round trip"),
+        Column("rtt_min_ms", F, "ms", "the least round trip that it saw"),
+        Column("flags", S, "", "what speaks against using its times, joined by `; `"),
+    ),
+)
+
 PHASES = Table(
     "phases",
     "one part of the ServerApp's own work",

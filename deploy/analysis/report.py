@@ -1,4 +1,4 @@
-"""Writes `report/` (page, figures, trace) and `dataset.parquet`, `messages.parquet` into a run directory, from it.
+"""Writes `report/` (page, figures, trace), `dataset.parquet` and `tables/` into a run directory, from it alone.
 
 A report can be rebuilt at any time and on any machine. Nothing in raw/ or in the manifest is touched.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from deploy.analysis.export.write import write_tables
 from deploy.analysis.page.library import bundling
 from deploy.analysis.page.origin import TRACE, downloads
 from deploy.analysis.page.page import Drawings, page
@@ -22,8 +23,11 @@ from deploy.analysis.trace.write import write_trace
 from deploy.errors import DeployError
 
 if TYPE_CHECKING:
-    from deploy.analysis.reading.rows import Dataset
     from deploy.analysis.statistics.conditions import Analysis
+
+
+PAPER = "paper"
+"""The folder in `report/` for a paper's figures."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,25 +48,29 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...]
 
 
-def write_report(run: Path) -> Summary:
+def write_report(run: Path, *, csv: bool = False, paper: bool = False) -> Summary:
     """Write the report of the run in directory `run` and return its summary.
 
-    Raises InputError when `run` is no run directory, DeployError when the report cannot be written.
+    With `csv` the tables are written as text too, with `paper` the figures also at a paper's sizes. Raises InputError
+    when `run` is no run directory, DeployError when the report cannot be written.
     """
     analysis = analyse(read_dataset(run))
     try:
-        return _write(run, analysis)
+        summary = _write(run, analysis, csv=csv)
+        if paper and analysis.dataset.complete:
+            _write_paper(analysis, run / "report" / PAPER)
     except OSError as error:
         raise DeployError(f"{run}: the report cannot be written: {error.strerror}") from error
+    return summary
 
 
-def _write(run: Path, analysis: Analysis) -> Summary:
+def _write(run: Path, analysis: Analysis, *, csv: bool) -> Summary:
     folder = run / "report"
     folder.mkdir(exist_ok=True)
     _clear(folder)
     said = headlines(analysis)
     drawings = _draw(analysis, folder) if analysis.dataset.complete else Drawings()
-    _write_table(run, analysis.dataset)
+    write_tables(run, analysis, csv=csv)
     if len(analysis.account.rounds):
         write_trace(analysis.dataset, analysis.account.rounds, folder / TRACE)
     text = page(analysis, said, drawings, downloads(run))  # when all that it links to is there
@@ -72,9 +80,15 @@ def _write(run: Path, analysis: Analysis) -> Summary:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the figures of an earlier report, for this one may have fewer, and its trace."""
-    for old in (*folder.glob("figure-*.*"), *folder.glob(TRACE)):
+    """Remove the figures of an earlier report, for this one may have fewer and none for a paper, and its trace."""
+    for old in (*folder.glob("figure-*.*"), *folder.glob(f"{PAPER}/*"), *folder.glob(TRACE)):
         old.unlink()
+
+
+def _write_paper(analysis: Analysis, folder: Path) -> None:
+    from deploy.analysis.figures.paper import write_paper  # noqa: PLC0415 - as in _pictures
+
+    write_paper(analysis, folder)
 
 
 def _draw(analysis: Analysis, folder: Path) -> Drawings:
@@ -85,30 +99,20 @@ def _draw(analysis: Analysis, folder: Path) -> Drawings:
 def _pictures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
     # Altair and vl-convert take half a second to import: only when there is something to draw, and while the chart
     # library is being bundled.
-    from deploy.analysis.figures import charts, render  # noqa: PLC0415
+    from deploy.analysis.figures import catalogue, render  # noqa: PLC0415
 
-    found = [each for each in (charts.main_figure(analysis), charts.round_parts(analysis)) if each]
     return tuple(
         Picture(
             name=each.name,
             title=each.title,
             subtitle=each.subtitle,
-            caption=each.caption,
+            caption=each.caption + each.use,
             alt=each.alt,
             spec=render.on_page(each),
             svg=render.save(each, folder),
         )
-        for each in found
+        for each in catalogue.figures(analysis)
     )
-
-
-def _write_table(run: Path, dataset: Dataset) -> None:
-    if any(trial.rounds for trial in dataset.trials):
-        from deploy.analysis.reading import table  # noqa: PLC0415 - polars takes 0.4 s to import
-
-        table.frame(dataset).write_parquet(run / "dataset.parquet")
-        if dataset.messages:
-            table.messages_frame(dataset.messages).write_parquet(run / "messages.parquet")
 
 
 def _summary(analysis: Analysis, said: tuple[str, ...], index: Path, figure: Path | None) -> Summary:

@@ -1,4 +1,4 @@
-"""Commands that look: check, trust, status, logs, report. None of them changes a host."""
+"""Commands that look: check, trust, status, logs, report, compare. None of them changes a host."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from deploy.cli.frame import InventoryFile, PlaybookFile, RealInventory, app, er
 from deploy.cli.labs import entered, inputs, real_lab
 from deploy.cli.recording import report_on
 from deploy.errors import InputError
+
+
+class Style(StrEnum):
+    """What figures are made for."""
+
+    page = "page"
+    paper = "paper"
 
 
 class LogFile(StrEnum):
@@ -148,13 +155,53 @@ def logs(
     epilog="""
 Examples:
 
-    deploy report runs/virtual/quick-figure-4-20260131T120000Z
+    deploy report runs/virtual/quick-20260131T120000Z
+
+    deploy report RUN --style paper                    figures for a paper too: report/paper/
+
+    deploy report RUN --csv                            the tables also as text: tables/*.csv
 """
 )
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    *,
+    style: Annotated[
+        Style, typer.Option("--style", help="Of figures; paper: also one and two columns wide, 8 pt, as pdf, svg, png.")
+    ] = Style.page,
+    csv: Annotated[bool, typer.Option("--csv", help="Write the tables as CSV too.")] = False,
+) -> None:
     """Write a run's report again, from its manifest and raw logs alone."""
     with errors():
-        report_on(run)
+        report_on(run, csv=csv, paper=style is Style.paper)
+
+
+@app.command(
+    epilog="""
+Examples:
+
+    deploy compare runs/bench-1/paper-20260131T120000Z runs/bench-2/paper-20260202T090000Z
+
+    deploy compare RUN RUN RUN --output strategies     the first is what the others are compared with
+"""
+)
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN…", help="Run directories; the first is the reference.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where to write; without it: ./compare-<first>-<second>/."),
+    ] = None,
+) -> None:
+    """Compare runs condition by condition: two labs, two strategies, two versions of an app.
+
+    Conditions are matched by their swept values; what else differs between the runs is shown first.
+    """
+    with errors():
+        from deploy.analysis.comparing.write import write_comparison  # noqa: PLC0415 - keeps --help fast
+        from deploy.comparison import print_comparison  # noqa: PLC0415
+
+        print_comparison(Console(), write_comparison(runs, output))
 
 
 def _confirmed(question: str) -> bool:

@@ -39,18 +39,18 @@ def recording(title: str, work: Callable[[Progress, Connector], None], *, ended:
         report_on(progress.directory, started)
 
 
-def report_on(run: Path, started: float | None = None) -> None:
+def report_on(run: Path, started: float | None = None, *, csv: bool = False, paper: bool = False) -> None:
     """Write a run's report and print its summary, with the time since `started` (monotonic) if the command ran it."""
     from deploy.analysis.report import write_report  # noqa: PLC0415 - keeps --help fast
     from deploy.summary import print_summary  # noqa: PLC0415
 
-    summary = write_report(run)
+    summary = write_report(run, csv=csv, paper=paper)
     print_summary(Console(), summary, None if started is None else time.monotonic() - started)
 
 
 def _is_running(run: Path) -> bool:
     """Whether a campaign was left running, so that there is nothing to report on yet."""
-    from deploy.analysis.reading.dataset import read_manifest  # noqa: PLC0415 - keeps --help fast
+    from deploy.manifest import read_manifest  # noqa: PLC0415 - keeps --help fast
 
     return read_manifest(run).status == "running"
 

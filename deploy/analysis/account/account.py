@@ -16,6 +16,7 @@ from deploy.analysis.account.replay import what_if
 from deploy.analysis.account.shares import clients, server_work, shares, stays
 from deploy.analysis.account.stragglers import last_ones, stragglers
 from deploy.analysis.columns import CLIENTS, ROUNDS, STRAGGLERS, WHAT_IF, empty
+from deploy.analysis.statistics.settling import settling
 
 if TYPE_CHECKING:
     from deploy.analysis.reading.rows import Dataset
@@ -37,7 +38,7 @@ def account(dataset: Dataset) -> Account:
     parts = paths(dataset.rounds, own, waves, dataset.phases)
     rounds = dataset.rounds.join(parts, on=PLACE, how="left", maintain_order="left")
     rounds = rounds.join(last_ones(told, own, waves), on=PLACE, how="left", maintain_order="left")
-    rounds = rounds.with_columns(settling=pl.lit(value=False)).select(*ROUNDS.schema)
+    rounds = rounds.with_columns(settling(rounds)).select(*ROUNDS.schema)
     work = server_work(dataset.rounds, waves, dataset.phases)
     stayed = stays(own, waves)
     split = shares(told, stayed, waves, work)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from deploy.analysis.account.spans import placed, previous
 from deploy.analysis.reading.messages import RESENT
 
 PLACE = ("trial", "round")
@@ -46,12 +47,8 @@ def turns(lives: pl.DataFrame) -> pl.DataFrame:
     """
     keys = (*PLACE, "client")
     answered = lives.filter(pl.col("end_ns").is_not_null()).sort(*keys, "start_ns")
-    spans = (*keys, "leg", "turn")
-    return (
-        _numbered(answered, keys, "turn")
-        .sort("end_ns", maintain_order=True)
-        .unique(spans, keep="last", maintain_order=True)
-    )
+    last = _numbered(answered, keys, "turn").sort("end_ns", maintain_order=True).unique("turn", keep="last")
+    return last.sort("turn")
 
 
 def legs(lives: pl.DataFrame) -> pl.DataFrame:
@@ -117,18 +114,14 @@ def _of_kind(kind: str) -> pl.Expr:
 
 
 def _numbered(tasks: pl.DataFrame, keys: tuple[str, ...], name: str) -> pl.DataFrame:
-    """Number the groups of tasks, in order of their start, whose lives overlap in time.
+    """Number the sets of tasks whose lives overlap in time, in order of their start, throughout the frame.
 
-    A task without an end cannot hold a group open; tasks that nobody answered at all belong to the group after them.
+    A task without an end holds no set open; tasks that were not answered at all belong to the set after them.
     """
-    over_ns = pl.col("end_ns").cum_max().forward_fill().shift().over(keys)
-    opens = (over_ns.is_null() | (pl.col("start_ns") >= over_ns)).alias("_opens")
-    lone = (pl.col("_opens") & pl.col("end_ns").is_null()).shift().over(keys).fill_null(value=False)
-    return (
-        tasks.with_columns(opens)
-        .with_columns((pl.col("_opens") & ~lone).cast(pl.Int64).cum_sum().over(keys).alias(name))
-        .drop("_opens")
-    )
+    found = placed(tasks, keys, "start_ns", "end_ns").with_columns(_opens=pl.col("_start") >= pl.col("_over"))
+    found = found.with_columns(_lone=pl.col("_opens") & pl.col("end_ns").is_null())
+    new = pl.col("_opens") & ~previous("_lone", keys).fill_null(value=False)
+    return found.select(*tasks.columns, new.cast(pl.Int64).cum_sum().alias(name))
 
 
 def sum_if_any(name: str) -> pl.Expr:

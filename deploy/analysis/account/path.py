@@ -10,6 +10,7 @@ from __future__ import annotations
 import polars as pl
 
 from deploy.analysis.account.lives import PLACE, STEPS, sum_if_any
+from deploy.analysis.account.spans import begins, placed, previous
 from deploy.analysis.columns import PARTS
 
 WORK = {"configure": "server", "aggregate": "aggregate", "evaluate": "evaluate"}
@@ -24,8 +25,7 @@ def paths(rounds: pl.DataFrame, turns: pl.DataFrame, legs: pl.DataFrame, phases:
     handed out others' instructions.
     """
     own = turns.join(legs, on=[*PLACE, "leg"]).filter(pl.col("client") == pl.col("critical")).sort(*PLACE, "start_ns")
-    first = pl.col("turn") == pl.col("turn").min().over(*PLACE, "leg")
-    own = own.with_columns(from_ns=pl.when(first).then("leg_start_ns").otherwise("start_ns"))
+    own = own.with_columns(from_ns=pl.when(begins(("leg",))).then("leg_start_ns").otherwise("start_ns"))
     steps = own.group_by(PLACE).agg(
         *(pl.col(step).sum() for step in STEPS),
         handing=((pl.col("start_ns") - pl.col("from_ns")) / 1e9).sum(),
@@ -43,7 +43,7 @@ def gaps(rounds: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
     Spans have `from_ns` and `end_ns`, and do not overlap.
     """
     between = spans.sort(*PLACE, "from_ns").join(rounds.select(*PLACE, "started_ns"), on=PLACE, maintain_order="left")
-    before_ns = pl.col("end_ns").shift().over(PLACE).fill_null(pl.col("started_ns"))
+    before_ns = previous("end_ns", PLACE).fill_null(pl.col("started_ns"))
     over = spans.group_by(PLACE).agg(pl.col("end_ns").max())
     after = rounds.select(*PLACE, "started_ns", "ended_ns").join(over, on=PLACE, how="left")
     after_ns = pl.coalesce("end_ns", "started_ns")
@@ -58,29 +58,26 @@ def gaps(rounds: pl.DataFrame, spans: pl.DataFrame) -> pl.DataFrame:
 def covered(gaps: pl.DataFrame, phases: pl.DataFrame) -> pl.DataFrame:
     """Return how much of each round's gaps the server's phases cover: `in_server`, `in_aggregate`, `in_evaluate`."""
     own = _disjoint(phases)
-    until = {kind: _until(gaps, own, kind) for kind in ("gap_start_ns", "gap_end_ns")}
-    return (
-        gaps.select(PLACE)
-        .with_columns(
-            (until["gap_end_ns"][f"in_{kind}"] - until["gap_start_ns"][f"in_{kind}"]).alias(f"in_{kind}")
-            for kind in _KINDS
-        )
-        .group_by(PLACE)
-        .agg(pl.col(f"in_{kind}").sum() for kind in _KINDS)
-    )
+    over, begun = _until(gaps, own, "gap_end_ns"), _until(gaps, own, "gap_start_ns")
+    names = [f"in_{kind}" for kind in _KINDS]
+    both = gaps.select(PLACE).with_columns((over[name] - begun[name]) / 1e9 for name in names)
+    return both.group_by(PLACE).agg(pl.col(names).sum())
 
 
 def _disjoint(phases: pl.DataFrame) -> pl.DataFrame:
-    """Return the phases with their part, and how long each part had taken before; one inside another counts in it."""
+    """Return the phases with their part, and how long each part had taken by their end.
+
+    A phase inside another counts in that one.
+    """
     ordered = phases.sort(*PLACE, "started_ns", -pl.col("ended_ns"))
-    inside = pl.col("ended_ns") <= pl.col("ended_ns").cum_max().shift().over(PLACE)
-    outer = ordered.filter(~inside.fill_null(value=False))
+    outer = placed(ordered, PLACE, "started_ns", "ended_ns").filter(pl.col("_end") > pl.col("_over"))
+    long_ns = pl.col("ended_ns") - pl.col("started_ns")
     outer = outer.with_columns(part=pl.col("phase").replace_strict(WORK, default="server", return_dtype=pl.String))
-    long_s = (pl.col("ended_ns") - pl.col("started_ns")) / 1e9
-    return outer.with_columns(
-        (pl.when(pl.col("part") == kind).then(long_s).otherwise(0.0).cum_sum().over(PLACE)).alias(f"after_{kind}")
-        for kind in _KINDS
-    )
+    long = {kind: pl.when(pl.col("part") == kind).then(long_ns).otherwise(0) for kind in _KINDS}
+    # Sums over the whole frame, less what they were when the round began.
+    sums = {kind: each.cum_sum() for kind, each in long.items()}
+    begun = {kind: pl.when(begins(PLACE)).then(sums[kind] - long[kind]).forward_fill() for kind in _KINDS}
+    return outer.with_columns((sums[kind] - begun[kind]).alias(f"after_{kind}") for kind in _KINDS)
 
 
 def _until(gaps: pl.DataFrame, phases: pl.DataFrame, moment: str) -> pl.DataFrame:
@@ -89,10 +86,10 @@ def _until(gaps: pl.DataFrame, phases: pl.DataFrame, moment: str) -> pl.DataFram
     found = at.join_asof(
         phases.sort("started_ns"), left_on="at_ns", right_on="started_ns", by=list(PLACE), check_sortedness=False
     ).sort("_row")
-    left_s = (pl.col("ended_ns") - pl.min_horizontal("ended_ns", "at_ns")) / 1e9
+    left_ns = pl.col("ended_ns") - pl.min_horizontal("ended_ns", "at_ns")
     return found.select(
-        (pl.col(f"after_{kind}") - pl.when(pl.col("part") == kind).then(left_s).otherwise(0.0))
-        .fill_null(0.0)
+        (pl.col(f"after_{kind}") - pl.when(pl.col("part") == kind).then(left_ns).otherwise(0))
+        .fill_null(0)
         .alias(f"in_{kind}")
         for kind in _KINDS
     )

@@ -62,7 +62,8 @@ def _training(lives: pl.DataFrame, turns: pl.DataFrame, legs: pl.DataFrame) -> p
     unheard = lives.filter(pl.col("trains") & pl.col("end_ns").is_null()).select(PLACE).unique()
     trained = stays(turns.filter("trains"), legs).join(unheard, on=PLACE, how="anti")
     long_ns = pl.col("leg_end_ns") - pl.col("leg_start_ns")
-    return trained.filter(pl.col("leg") == pl.col("leg").sort_by(long_ns, "leg").last().over(PLACE))
+    longest = trained.select(*PLACE, "leg", long_ns=long_ns).sort("long_ns", "leg").unique(PLACE, keep="last")
+    return trained.join(longest.select("leg"), on="leg", how="semi")
 
 
 def _causes(trained: pl.DataFrame) -> pl.DataFrame:

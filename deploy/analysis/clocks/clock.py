@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
+import polars as pl
 
 from deploy.analysis.clocks.corridor import Bounds, Fit, fit
 from deploy.analysis.clocks.exchanges import (
+    NO_EXCHANGES,
     Process,
     Session,
     by_controller,
@@ -29,18 +31,21 @@ from deploy.analysis.clocks.exchanges import (
 )
 from deploy.analysis.clocks.injected import shaped
 from deploy.analysis.clocks.wall import Step, WallClock, wall_clock
-from flcommon.eventlog import processes
-from flcommon.events import MessageReceived
+from flcommon.events import ClockExchange, MessageReceived
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+    from deploy.analysis.clocks.exchanges import Controller, Exchanges
     from deploy.analysis.clocks.injected import Shaped
-    from deploy.clockline import ClockLine
+    from deploy.analysis.reading.logs import Logs
     from deploy.manifest import Manifest
-    from flcommon.eventlog import Reading
-    from flcommon.events import ClockExchange, Stamp
+
+    Integers = NDArray[np.int64]
+    Floats = NDArray[np.float64]
 
 Source = Literal["gRPC", "SSH", "both"]
 NS = 1_000_000_000
@@ -77,15 +82,14 @@ class ClockMap:
     zero_ns: int
     server_zero_ns: int
 
-    def on_server(self, mono_ns: int) -> tuple[int, float]:
-        """Return when that was by the server's monotonic clock, and the uncertainty in seconds, in either direction."""
-        at = np.array([(mono_ns - self.zero_ns) / NS])
-        low, high = (float(limit[0]) for limit in self.fit.limits(at))
-        offset_ns = round((low + high) / 2 * NS)
+    def on_server(self, mono_ns: Integers) -> tuple[Integers, Floats]:
+        """Return when those were by the server's monotonic clock, and the uncertainties in seconds, either way."""
+        low, high = self.fit.limits((mono_ns - self.zero_ns) / NS)
+        offset_ns = np.rint((low + high) / 2 * NS).astype(np.int64)
         return mono_ns - self.zero_ns - offset_ns + self.server_zero_ns, (high - low) / 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClientProcess:
     """A client's process, the server's process that it belongs to, its link, their clocks' map and exchanges."""
 
@@ -93,7 +97,7 @@ class ClientProcess:
     server: Process
     link: Shaped
     clock: ClockMap | None = None
-    exchanges: Sequence[tuple[Stamp, ClockExchange]] = ()
+    exchanges: Exchanges = NO_EXCHANGES
 
 
 @dataclass
@@ -106,53 +110,50 @@ class Clocks:
     problems: list[str] = field(default_factory=list)
 
 
-def read_clocks(run: Path, manifest: Manifest, readings: Mapping[str, Reading]) -> Clocks:
+def read_clocks(run: Path, manifest: Manifest, logs: Logs) -> Clocks:
     """Compare the clocks of a run by its logs and clocks.jsonl; what is missing is a problem in words."""
-    clocks = Clocks()
+    clocks = Clocks(servers=list(logs.processes_of[manifest.server]))
     ssh, problem = read_ssh(run)
     if problem:
         clocks.problems.append(problem)
     controllers = by_controller(ssh)
-    clocks.servers += _processes(manifest.server, readings)
+    told = logs.of(ClockExchange)
+    heard = [sessions(server, told.filter(pl.col("process") == server.index)) for server in clocks.servers]
+    received = set(logs.of(MessageReceived)["process"].unique())
     for client in manifest.clients:
         if clocks.servers:
-            _compare(clocks, _processes(client, readings), controllers)
+            own = [each.get(client, []) for each in heard]
+            _compare(clocks, logs.processes_of[client], own, controllers)
+    clocks.problems += _untold(clocks, received)
     for server in clocks.servers:
-        wall = wall_clock((stamp.mono_ns, stamp.wall_ns) for stamp, _ in server.told)
-        clocks.problems += [f"{server.host}: {_stepped(step, wall)}" for step in (wall.steps if wall else ())]
+        clocks.problems += [f"{server.host}: {_stepped(step, server.wall)}" for step in server.wall.steps]
     return clocks
 
 
-def _processes(host: str, readings: Mapping[str, Reading]) -> list[Process]:
-    return [Process(host, number, told) for number, told in enumerate(processes(readings[host].events))]
-
-
-def _compare(clocks: Clocks, own: Sequence[Process], controllers: Sequence[Sequence[ClockLine]]) -> None:
-    """Find the clock of each of a client's processes."""
-    left = list(own)
-    for server in clocks.servers:
-        for session in sessions(server.told):
-            if not own or session.client != own[0].host:
-                continue
+def _compare(
+    clocks: Clocks, own: Sequence[Process], heard: Sequence[Sequence[Session]], controllers: Sequence[Controller]
+) -> None:
+    """Find the clock of each of a client's processes; `heard` are its sessions by the server's process."""
+    left, known = list(own), set()
+    for server, found in zip(clocks.servers, heard, strict=True):
+        for session in found:
             process = process_of(session, left)
             if process is not None:
                 left = [each for each in left if each.number > process.number]
+                known.add(process.number)
                 _note(clocks, process, server, (session, controllers))
-    known = {each.process.number for each in clocks.clients if own and each.process.host == own[0].host}
     for process in own:
         if process.number not in known:
             _note(clocks, process, clocks.servers[-1], (Session(process.host), controllers))
 
 
-def _note(
-    clocks: Clocks, process: Process, server: Process, told: tuple[Session, Sequence[Sequence[ClockLine]]]
-) -> None:
+def _note(clocks: Clocks, process: Process, server: Process, told: tuple[Session, Sequence[Controller]]) -> None:
     """Add one process of a client."""
     session, controllers = told
     link = shaped(process.told)
     by_grpc = grpc_bounds(session, process.first_ns, server.first_ns, link)
     by_ssh = ssh_bounds(controllers, process, server)
-    name = process.host + (f" (process {process.number + 1})" if process.number else "")
+    name = _name(process)
     whole, source = _together(by_grpc, by_ssh)
     if by_grpc and by_ssh and source == "gRPC" and whole and _contradict(whole, by_ssh):
         clocks.problems.append(f"{name}: its clock exchanges over SSH contradict those over gRPC; the latter are used")
@@ -162,8 +163,6 @@ def _note(
         client=process.host, process=process.number, grpc_exchanges=len(by_grpc), ssh_exchanges=len(by_ssh)
     )
     if clock is None or source is None:
-        if any(isinstance(event, MessageReceived) for _, event in process.told):
-            clocks.problems.append(f"{name}: no exchange tells of its clock: one-way times are not known")
         clocks.found.append(counts)
         return
     found, problems = _found(counts, clock, (process, server, session), by_grpc + by_ssh)
@@ -171,9 +170,23 @@ def _note(
     clocks.problems += [f"{name}: {problem}" for problem in problems]
 
 
+def _name(process: Process) -> str:
+    return process.host + (f" (process {process.number + 1})" if process.number else "")
+
+
+def _untold(clocks: Clocks, received: set[int]) -> Iterator[str]:
+    """Yield sentences about processes that got messages and of whose clock nothing tells."""
+    for each in clocks.clients:
+        if each.clock is None and each.process.index in received:
+            yield f"{_name(each.process)}: no exchange tells of its clock: one-way times are not known"
+
+
 def _together(by_grpc: Bounds, by_ssh: Bounds) -> tuple[Fit | None, Source | None]:
     """Fit all exchanges, and say which of them made the bounds so narrow; those over SSH yield to a contradiction."""
-    grpc, ssh, both = fit(by_grpc), fit(by_ssh), fit(by_grpc + by_ssh)
+    grpc, ssh = fit(by_grpc), fit(by_ssh)
+    if grpc is None and ssh is None:
+        return None, None
+    both = fit(by_grpc + by_ssh) if by_grpc and by_ssh else grpc or ssh
     if grpc is None or ssh is None or both is None:
         return both, ("gRPC" if grpc else "SSH") if both else None
     if len(both.stretches) > len(grpc.stretches) or both.left_out > grpc.left_out + ssh.left_out:
@@ -201,7 +214,7 @@ def _found(
 ) -> tuple[ClockFound, list[str]]:
     """Return the numbers for people, and what happened to the clocks in words."""
     process, server, session = who
-    wall, server_wall = _walls(process, server, session)
+    wall, server_wall = _wall(process, session), server.wall
     longest = max(clock.fit.stretches, key=lambda each: each.end - each.start)
     # The fit's drift is per second of the client's clock; per second of the server's it is larger by itself.
     drift = longest.drift / (1 - longest.drift)
@@ -217,21 +230,18 @@ def _found(
         mono_drift_ppm=1e6 * drift,
         drift_uncertainty_ppm=1e6 * max(longest.drifts[1] - longest.drift, longest.drift - longest.drifts[0]),
         wall_offset_s=(offsets[0], offsets[1]),
-        wall_drift_ppm=1e6 * ((1 + drift) * (1 + wall.drift()) / (1 + server_wall.drift()) - 1),
+        wall_drift_ppm=1e6 * ((1 + drift) * (1 + wall.drift) / (1 + server_wall.drift) - 1),
         steps=tuple(sorted((*slept, *set_), key=lambda step: step.mono_ns)),
     )
     return found, list(_said(found, wall, clock.fit.left_out))
 
 
-def _walls(process: Process, server: Process, session: Session) -> tuple[WallClock, WallClock]:
-    """Return both times of day against their monotonic clocks, by all stamps that the logs hold."""
-    own = [(stamp.mono_ns, stamp.wall_ns) for stamp, _ in process.told]
-    told = [(event.client_received_mono_ns, event.client_received_wall_ns) for _, event in session.exchanges]
-    theirs = [(stamp.mono_ns, stamp.wall_ns) for stamp, _ in server.told]
-    wall, server_wall = wall_clock(own + told), wall_clock(theirs)
-    assert wall is not None  # noqa: S101 - a process has at least one stamp
-    assert server_wall is not None  # noqa: S101 - the same
-    return wall, server_wall
+def _wall(process: Process, session: Session) -> WallClock:
+    """Return a client's time of day against its monotonic clock, by all stamps that the logs of both sides hold."""
+    told = session.exchanges
+    return wall_clock(
+        np.concatenate([process.mono_ns, told.received_ns]), np.concatenate([process.wall_ns, told.received_wall_ns])
+    )
 
 
 def _same(step: Step, slept: Step) -> bool:
@@ -241,7 +251,7 @@ def _same(step: Step, slept: Step) -> bool:
 
 def _wall_offset_s(clock: ClockMap, wall: WallClock, server_wall: WallClock, mono_ns: int) -> float:
     """Return the client's time of day minus the server's at the same moment; integers first, for the sake of digits."""
-    server_ns, _ = clock.on_server(mono_ns)
+    server_ns = int(clock.on_server(np.array([mono_ns]))[0][0])
     whole_ns = (mono_ns + wall.base_ns) - (server_ns + server_wall.base_ns)
     return whole_ns / NS + wall.minus_mono_s(mono_ns) - server_wall.minus_mono_s(server_ns)
 
@@ -252,12 +262,10 @@ def _said(found: ClockFound, wall: WallClock, left_out: int) -> Iterator[str]:
         yield f"{left_out} of its clock exchanges contradict the others; they are left out"
 
 
-def _stepped(step: Step, wall: WallClock | None) -> str:
+def _stepped(step: Step, wall: WallClock) -> str:
     """Say that a clock jumped, and when by the host's own time of day."""
-    at = ""
-    if wall is not None:
-        ns = step.mono_ns + wall.base_ns + round(wall.minus_mono_s(step.mono_ns) * NS)
-        at = f" at {datetime.fromtimestamp(ns / NS, UTC):%Y-%m-%d %H:%M:%S} UTC by its own time"
+    ns = step.mono_ns + wall.base_ns + round(wall.minus_mono_s(step.mono_ns) * NS)
+    at = f" at {datetime.fromtimestamp(ns / NS, UTC):%Y-%m-%d %H:%M:%S} UTC by its own time"
     if step.of == "monotonic":
         how = "stood still for" if step.size_s < 0 else "jumped ahead by"
         return f"its monotonic clock {how} {abs(step.size_s):.3f} s{at} (did the machine sleep?)"

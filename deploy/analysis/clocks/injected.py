@@ -5,19 +5,27 @@ The app's own delay (`delayed`) is no part of it: it ends before a reply is sent
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+import numpy as np
 
-from flcommon.events import LinkLifted, LinkRestored, LinkSet, LinkUsed
+from flcommon.events import LinkLifted, LinkRestored, LinkSet
 from flcommon.link import NATURAL, PAYLOAD, TABLE_LIMIT, TOLERANCE, TOLERANCE_MS, Layer, Way
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
     from flcommon.events import AnyEvent, Stamp
+
+    Integers = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
 
 Direction = Literal["down", "up"]
 
@@ -47,14 +55,15 @@ class Injected(msgspec.Struct, frozen=True, kw_only=True):
         way = self.way
         return bool(way.loss_pct or way.loss_burst or way.reorder_pct or way.duplicate_pct)
 
-    def serialisation_s(self, wire_bytes: int) -> float:
-        """Return how long the rate alone takes for so many bytes of payload."""
-        return wire_bytes * 8 / (self.rate_mbit * 1e6 * PAYLOAD) if self.rate_mbit else 0.0
+    @property
+    def s_per_byte(self) -> float | None:
+        """How long the rate alone takes for a byte of payload; None without a rate."""
+        return 8 / (self.rate_mbit * 1e6 * PAYLOAD) if self.rate_mbit else None
 
-    def agrees(self, held_ms: float) -> bool:
-        """Whether that can be how long this link held something: other bytes that went by may be counted too."""
-        room_ms = max(TOLERANCE_MS, TOLERANCE * self.delay_ms) + TABLE_LIMIT * self.way.jitter_ms
-        return self.layer is not None and abs(held_ms - self.delay_ms) <= room_ms
+    @property
+    def room_ms(self) -> float:
+        """By how much a measured delay of this link may differ: other bytes may be counted too."""
+        return max(TOLERANCE_MS, TOLERANCE * self.delay_ms) + TABLE_LIMIT * self.way.jitter_ms
 
     @property
     def least_s(self) -> float:
@@ -70,37 +79,59 @@ class Injected(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Shaped:
-    """A client process's link over its monotonic clock."""
+    """A client process's link over its monotonic clock; moments are asked for many at a time."""
 
     sets: list[tuple[int, LinkSet]] = field(default_factory=list)
     away: list[tuple[int, int | None]] = field(default_factory=list)
     """From when until when it was taken off because control was lost; None: not put back."""
-    used: dict[tuple[str, Direction], LinkUsed] = field(default_factory=dict)
 
-    def at(self, mono_ns: int, direction: Direction) -> Injected | None:
-        """Return what is injected at a moment; None before the log says anything."""
-        place = bisect_right(self.sets, mono_ns, key=lambda each: each[0])
-        return _injected(self.sets[place - 1][1], direction) if place else None
+    def states(self, direction: Direction) -> list[Injected]:
+        """Return what each setting injects into one direction."""
+        return self._states[direction]
 
-    def during(self, start_ns: int, end_ns: int, direction: Direction) -> list[Injected]:
-        """Return all that is injected between two moments, as far as the log says."""
-        first, last = (bisect_right(self.sets, ns, key=lambda each: each[0]) for ns in (start_ns, end_ns))
-        return [_injected(each, direction) for _, each in self.sets[max(0, first - 1) : last]]
+    def place(self, mono_ns: Integers) -> Integers:
+        """Return the number of the setting that is in force at each moment; -1 before the log says anything."""
+        return np.searchsorted(self._starts, mono_ns, side="right") - 1
 
-    def changes(self, start_ns: int, end_ns: int, direction: Direction) -> bool:
-        """Whether a direction changes between two moments."""
-        states = [each.way for each in self.during(start_ns, end_ns, direction)]
-        return any(state != states[0] for state in states)
+    def changes(self, start_ns: Integers, end_ns: Integers, direction: Direction) -> Flags:
+        """Whether a direction changes between two moments, as far as the log says."""
+        if not self.sets:
+            return np.zeros(len(start_ns), dtype=np.bool_)
+        ways = [each.way for each in self._states[direction]]
+        turns = np.cumsum([False, *(now != before for before, now in pairwise(ways))])
+        first, last = np.maximum(self.place(start_ns), 0), np.maximum(self.place(end_ns), 0)
+        return np.asarray(turns[last] > turns[np.minimum(first, last)])
 
-    def least_s(self, start_ns: int, end_ns: int, direction: Direction) -> float:
-        """Return how long a packet that passed between two moments was kept back at least; 0 if that is not known."""
-        if not self.sets or start_ns < self.sets[0][0] or self.lifted(start_ns - NS, end_ns + NS):
-            return 0.0
-        return min(each.least_s for each in self.during(start_ns, end_ns, direction))
+    def least_s(self, start_ns: Integers, end_ns: Integers, direction: Direction) -> Floats:
+        """Return how long packets that passed between two moments were kept back at least; 0 if that is not known."""
+        found = np.zeros(len(start_ns))
+        if not self.sets:
+            return found
+        each_s = np.array([each.least_s for each in self._states[direction]])
+        first, last = self.place(start_ns), self.place(end_ns)
+        known = (first >= 0) & ~self.lifted(start_ns - NS, end_ns + NS)
+        found[known] = each_s[first[known]]
+        for moment in np.flatnonzero(known & (last > first)):
+            found[moment] = each_s[first[moment] : last[moment] + 1].min()
+        return found
 
-    def lifted(self, start_ns: int, end_ns: int) -> bool:
+    def lifted(self, start_ns: Integers, end_ns: Integers) -> Flags:
         """Whether control was lost at any time between two moments."""
-        return any(gone <= end_ns and (back is None or back >= start_ns) for gone, back in self.away)
+        found = np.zeros(len(start_ns), dtype=np.bool_)
+        for gone, back in self.away:
+            found |= (gone <= end_ns) & (True if back is None else back >= start_ns)
+        return found
+
+    @cached_property
+    def _starts(self) -> Integers:
+        return np.array([at for at, _ in self.sets], dtype=np.int64)
+
+    @cached_property
+    def _states(self) -> dict[Direction, list[Injected]]:
+        return {
+            "down": [_injected(event, "down") for _, event in self.sets],
+            "up": [_injected(event, "up") for _, event in self.sets],
+        }
 
 
 def shaped(told: Iterable[tuple[Stamp, AnyEvent]]) -> Shaped:
@@ -114,8 +145,6 @@ def shaped(told: Iterable[tuple[Stamp, AnyEvent]]) -> Shaped:
                 found.away.append((stamp.mono_ns, None))
             case LinkRestored() if found.away:
                 found.away[-1] = (found.away[-1][0], stamp.mono_ns)
-            case LinkUsed():
-                found.used[event.message, "up" if event.up else "down"] = event
             case _:
                 pass
     found.sets.sort(key=lambda each: each[0])

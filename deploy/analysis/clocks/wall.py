@@ -8,6 +8,7 @@ between the two readings of a stamp, so the difference is known to microseconds,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +17,7 @@ import numpy as np
 from deploy.analysis.clocks.corridor import FASTEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import TypeAlias
 
     from numpy.typing import NDArray
@@ -54,12 +55,16 @@ class WallClock:
         starts = [step.mono_ns for step in self.steps]
         piece = sum(mono_ns >= start for start in starts)
         edges = [0, *(int(np.searchsorted(self.mono_ns, start)) for start in starts), len(self.mono_ns)]
-        part = slice(edges[piece], edges[piece + 1])
+        after = int(np.searchsorted(self.mono_ns, mono_ns))
+        part = slice(max(edges[piece], after - 1), max(min(edges[piece + 1], after + 1), edges[piece] + 1))
+        if part.start >= edges[piece + 1]:
+            part = slice(edges[piece + 1] - 1, edges[piece + 1])
         since = (self.mono_ns[part] - mono_ns).astype(np.float64)
         return float(np.interp(0.0, since, self.beyond_s[part]))
 
+    @cached_property
     def drift(self) -> float:
-        """Return by how much the wall clock is faster than the monotonic one, without its steps."""
+        """By how much the wall clock is faster than the monotonic one, without its steps."""
         if len(self.mono_ns) < 2:  # noqa: PLR2004 - a slope needs two points
             return 0.0
         taken = np.zeros(len(self.mono_ns))
@@ -69,11 +74,11 @@ class WallClock:
         return float(np.polyfit(t - t.mean(), self.beyond_s - taken, 1)[0])
 
 
-def wall_clock(stamps: Iterable[tuple[int, int]]) -> WallClock | None:
-    """Compare the clocks by a process's stamps (monotonic ns, wall ns), in any order; None if there is no stamp."""
-    known = np.array(sorted(dict(stamps).items()), dtype=np.int64)
-    if not len(known):
-        return None
+def wall_clock(mono_ns: Integers, wall_ns: Integers) -> WallClock:
+    """Compare the clocks by a process's stamps, at least one, in any order."""
+    # Of stamps of one moment, the last counts.
+    moments, last = np.unique(mono_ns[::-1], return_index=True)
+    known = np.stack([moments, wall_ns[::-1][last]], axis=1)
     mono_ns, difference = known[:, 0], known[:, 1] - known[:, 0]
     base_ns = int(difference[0])
     beyond_s = _without_strays((difference - base_ns) / 1e9)

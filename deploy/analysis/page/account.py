@@ -9,10 +9,9 @@ import polars as pl
 from deploy.analysis.columns import PARTS, SHARES
 from deploy.analysis.page.sections import Part, Section
 from deploy.analysis.page.tables import Cell, Head, Row, Table, number, text
-from deploy.labels import UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from deploy.analysis.statistics.conditions import Analysis
@@ -29,7 +28,6 @@ _LAST = (
     "Last: the rounds that waited for this client's training, split by the cause: in what it was most above the median"
     " of the others. Lost: the sum of how much earlier the second to last was there."
 )
-_LEFT_OUT = "Control rounds are left out, and rounds at the start of a trial that are still settling."
 
 
 def counted(frame: pl.DataFrame) -> pl.DataFrame:
@@ -38,6 +36,15 @@ def counted(frame: pl.DataFrame) -> pl.DataFrame:
         pl.col("condition").is_not_null() & (pl.col("round") > 0) & pl.col("round_s").is_not_null() & ~pl.col("control")
     )
     return found.filter(~pl.col("settling")) if "settling" in frame.columns else found
+
+
+def _left_out(analysis: Analysis) -> str:
+    """Say which rounds the means are made without; empty if there are none."""
+    rounds = analysis.account.rounds.filter(pl.col("condition").is_not_null() & (pl.col("round") > 0))
+    control, settling = (int(rounds[name].sum()) for name in ("control", "settling"))
+    slow = "at the start of trials, slower than those after them"
+    known = [f"{_count(count, 'round')} {what}" for count, what in ((control, "of control"), (settling, slow)) if count]
+    return f"Left out: {', and '.join(known)}." if known else ""
 
 
 def account(analysis: Analysis) -> Section:
@@ -77,56 +84,66 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _parts(analysis: Analysis, rounds: pl.DataFrame) -> Iterable[Part]:
+def _parts(analysis: Analysis, rounds: pl.DataFrame) -> Iterator[Part]:
     labels = _labels(analysis)
-    about = "; ".join(f"{part}: {meaning}" for part, meaning in PARTS.items())
-    heads = (_CONDITION, Head("rounds"), *(Head(part, "s") for part in (*PARTS, "round")))
-    table = Table(
-        "account-conditions", "Parts of a round by condition", heads, _means(rounds, labels, (*PARTS, "round"))
+    heads = (_CONDITION, *_heads(PARTS))
+    table = Table("account-conditions", "Parts of a round by condition", heads, _by_condition(rounds, labels))
+    yield Part(
+        table=table, title="A round along its critical path", notes=(f"Means over rounds. {_left_out(analysis)}",)
     )
-    yield Part(table=table, title="A round along its critical path", notes=(f"Means. {_LEFT_OUT}", f"{about}."))
+    yield _meanings("parts", "What the parts of a round are", PARTS)
     shares = counted(analysis.account.clients).join(rounds.select("trial", "round"), on=["trial", "round"])
     yield from _by_client(shares, labels)
+    yield _meanings("shares", "What the shares of a client's round are", SHARES)
 
 
 def _labels(analysis: Analysis) -> dict[int, str]:
     return {each.plan.condition: each.label for each in analysis.conditions}
 
 
-def _means(frame: pl.DataFrame, labels: Mapping[int, str], names: Iterable[str]) -> tuple[Row, ...]:
-    columns = [f"{name}_s" for name in names]
-    found = frame.group_by("condition").agg(pl.len().alias("rounds"), pl.col(columns).mean()).sort("condition")
+def _heads(parts: Iterable[str]) -> tuple[Head, ...]:
+    return (Head("rounds"), *(Head(name, "ms") for name in ("round", *parts)))
+
+
+def _means(frame: pl.DataFrame, keys: Sequence[str], parts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield for each group the number of rounds and the mean of each part, its keys first."""
+    columns = [f"{name}_s" for name in ("round", *parts)]
+    found = frame.group_by(keys, maintain_order=True).agg(pl.len().alias("rounds"), pl.col(columns).mean())
+    return found.sort(keys).iter_rows(named=True)
+
+
+def _cells(row: Mapping[str, Any], parts: Iterable[str]) -> tuple[Cell, ...]:
+    times_s = (row[f"{name}_s"] for name in ("round", *parts))
+    return number(row["rounds"], "d"), *(number(None if s is None else 1000 * s, ".1f") for s in times_s)
+
+
+def _by_condition(rounds: pl.DataFrame, labels: Mapping[int, str]) -> tuple[Row, ...]:
     return tuple(
-        Row(
-            (text(labels[row["condition"]]), number(row["rounds"], "d"), *(number(row[c], ".3f") for c in columns)),
-            labels[row["condition"]],
-        )
-        for row in found.iter_rows(named=True)
+        Row((text(labels[row["condition"]]), *_cells(row, PARTS)), labels[row["condition"]])
+        for row in _means(rounds, ["condition"], PARTS)
     )
 
 
-def _by_client(shares: pl.DataFrame, labels: Mapping[int, str]) -> Iterable[Part]:
-    columns = [f"{share}_s" for share in (*SHARES, "round")]
-    heads = (Head("rounds"), *(Head(share, "s") for share in (*SHARES, "round")))
-    means = (pl.len().alias("rounds"), pl.col(columns).mean())
-    about = "; ".join(f"{share}: {meaning}" for share, meaning in SHARES.items())
-    whole = shares.group_by("client", maintain_order=True).agg(*means)
-    rows = tuple(Row((text(row["client"]), *_shares(row, columns))) for row in whole.iter_rows(named=True))
-    table = Table("account-clients", "Shares of a round by client", (_CLIENT, *heads), rows)
-    yield Part(table=table, title="Each client's round", notes=(f"{about}.",))
-    each = shares.group_by("client", "condition", maintain_order=True).agg(*means)
-    rows = tuple(_client_row(row, columns, labels[row["condition"]]) for row in each.iter_rows(named=True))
-    table = Table("account-clients-conditions", "Shares by client and condition", (_CLIENT, _CONDITION, *heads), rows)
+def _by_client(shares: pl.DataFrame, labels: Mapping[int, str]) -> Iterator[Part]:
+    rows = tuple(Row((text(row["client"]), *_cells(row, SHARES))) for row in _means(shares, ["client"], SHARES))
+    table = Table("account-clients", "Shares of a round by client", (_CLIENT, *_heads(SHARES)), rows)
+    yield Part(table=table, title="Each client's round")
     if len(labels) > 1:
+        heads = (_CLIENT, _CONDITION, *_heads(SHARES))
+        rows = tuple(_client_row(row, labels) for row in _means(shares, ["client", "condition"], SHARES))
+        table = Table("account-clients-conditions", "Shares by client and condition", heads, rows)
         yield Part(table=table, title="Each client's round by condition", folded=True)
 
 
-def _shares(row: Mapping[str, Any], columns: Iterable[str]) -> tuple[Cell, ...]:
-    return number(row["rounds"], "d"), *(number(row[column], ".3f") for column in columns)
+def _client_row(row: Mapping[str, Any], labels: Mapping[int, str]) -> Row:
+    label = labels[row["condition"]]
+    return Row((text(row["client"]), text(label), *_cells(row, SHARES)), label)
 
 
-def _client_row(row: Mapping[str, Any], columns: Iterable[str], label: str) -> Row:
-    return Row((text(row["client"]), text(label), *_shares(row, columns)), label)
+def _meanings(name: str, title: str, meanings: Mapping[str, str]) -> Part:
+    heads = (Head("part", number=False), Head("what it is", number=False, wide=True))
+    rows = tuple(Row((text(part), text(meaning))) for part, meaning in meanings.items())
+    return Part(table=Table(f"account-{name}", title, heads, rows), title=title, folded=True)
 
 
 def stragglers(analysis: Analysis) -> Section:
@@ -137,7 +154,11 @@ def stragglers(analysis: Analysis) -> Section:
         return Section(name="stragglers", title=title)
     heads = (Head("rounds"), Head("last"), Head("share", "%"), *(Head(cause) for cause in CAUSES), Head("lost", "s"))
     rows = tuple(Row((text(row["client"]), *_straggler(row))) for row in whole.iter_rows(named=True))
-    parts = [Part(table=Table("stragglers-clients", "Stragglers", (_CLIENT, *heads), rows), notes=(_LAST, _LEFT_OUT))]
+    parts = [
+        Part(
+            table=Table("stragglers-clients", "Stragglers", (_CLIENT, *heads), rows), notes=(_LAST, _left_out(analysis))
+        )
+    ]
     labels = _labels(analysis)
     own = frame.filter(pl.col("condition").is_not_null()).sort("condition", "client")
     if len(labels) > 1 and own.height:
@@ -155,4 +176,4 @@ def _straggler(row: Mapping[str, Any]) -> tuple[Cell, ...]:
 
 
 def _straggler_row(row: Mapping[str, Any], label: str) -> Row:
-    return Row((text(row["client"]), text(label or UNKNOWN), *_straggler(row)), label)
+    return Row((text(row["client"]), text(label), *_straggler(row)), label)

@@ -7,6 +7,9 @@ from itertools import chain
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import polars as pl
+
 from deploy.analysis.page.sections import Part, Section
 from deploy.analysis.page.tables import Cell, Head, Row, Table, difference, number, text
 from deploy.analysis.statistics.theory import ideal_s
@@ -15,65 +18,86 @@ from deploy.labels import UNKNOWN, named_text, seconds_text, setting_name, setti
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from deploy.analysis.reading.rows import ClientRound, Dataset
+    from deploy.analysis.reading.rows import Dataset
     from deploy.analysis.statistics.conditions import Analysis, Condition
-
-_HEADS = (
-    Head("trials", "done / planned"),
-    Head("rounds"),
-    Head("accuracy", "last, mean"),
-    Head("measured", "s, mean"),
-    Head("± s.d.", "s"),
-    Head("expected", "s"),
-    Head("difference", "s"),
-    Head("difference", "%"),
-    Head("expected", "as drawn, s"),
-    Head("ideal", "s"),
-)
 
 
 def conditions(analysis: Analysis) -> Section:
-    """Return the section with a row for each condition."""
-    keys = list(dict.fromkeys(chain.from_iterable(each.plan.settings for each in analysis.conditions)))
-    swept = tuple(Head(setting_name(key), number=True) for key in keys) or (Head("condition", number=False),)
-    rows = tuple(Row((*_swept(each, keys), *_cells(each)), each.label) for each in analysis.conditions)
-    table = Table("conditions-table", "Conditions", (*swept, *_HEADS), rows)
-    notes = [
-        "Ideal time: over the rounds, the sum of the slowest client's compute time and injected delay.",
-        _accounted(analysis.dataset),
-        "* Some trials did not reach the target: not part of the means."
-        if any(each.censored for each in analysis.conditions)
-        else "",
-    ]
+    """Return the section with a row for each condition; a column of which nothing is known is left out."""
+    rows = [dict(_columns(each, _keys(analysis))) for each in analysis.conditions]
+    known = [head for head in (rows[0] if rows else ()) if any(row[head].text != UNKNOWN for row in rows)]
+    cells = (tuple(row[head] for head in known) for row in rows)
+    labelled = tuple(Row(each, row.label) for each, row in zip(cells, analysis.conditions, strict=True))
+    table = Table("conditions-table", "Conditions", tuple(known), labelled)
     said = (delay_check(analysis.dataset),) if analysis.dataset.complete else ()
-    part = Part(table=table, notes=tuple(note for note in notes if note))
+    part = Part(table=table, notes=tuple(_notes(analysis)))
     return Section(name="conditions", title="Conditions", said=said, parts=(part,))
 
 
-def _swept(condition: Condition, keys: Sequence[str]) -> Iterator[Cell]:
+def _keys(analysis: Analysis) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(each.plan.settings for each in analysis.conditions)))
+
+
+def _columns(condition: Condition, keys: Sequence[str]) -> Iterator[tuple[Head, Cell]]:
+    yield from _swept(condition, keys)
+    yield Head("trials", "done / planned"), Cell(f"{condition.complete} / {condition.planned}", condition.complete)
+    yield Head("rounds"), number(condition.rounds, "g")
+    yield Head("accuracy", "last, mean"), number(condition.accuracy, ".3f")
+    yield Head("measured", "s, mean"), _seconds(condition.total_s, " *" if condition.censored else "")
+    yield Head("measured", "95 % interval"), _span(condition.low_s, condition.high_s)
+    yield Head("± s.d.", "s"), _seconds(condition.std_s)
+    yield from _target(condition)
+    yield Head("expected", "s"), _seconds(condition.expected_s)
+    yield Head("expected", "95 % band"), _span(condition.expected_low_s, condition.expected_high_s)
+    yield Head("difference", "s"), difference(condition.difference_s)
+    yield Head("difference", "%"), difference(condition.difference_pct, ".1f")
+    yield Head("p-value", "of theory"), number(condition.p_value, ".2g")
+    yield Head("expected", "as drawn, s"), _seconds(condition.drawn_s)
+    yield Head("ideal", "s"), _seconds(condition.ideal_s)
+
+
+def _swept(condition: Condition, keys: Sequence[str]) -> Iterator[tuple[Head, Cell]]:
     settings = condition.plan.settings
     if not keys:
-        yield text(condition.label)
+        yield Head("condition", number=False), text(condition.label)
     for key in keys:
         value = settings.get(key)
         place = float(value) if isinstance(value, int | float) else None
-        yield Cell(setting_text(condition.plan, key) if key in settings else UNKNOWN, place)
+        yield Head(setting_name(key)), Cell(setting_text(condition.plan, key) if key in settings else UNKNOWN, place)
 
 
-def _cells(condition: Condition) -> tuple[Cell, ...]:
-    star = " *" if condition.censored else ""
-    return (
-        Cell(f"{condition.complete} / {condition.planned}", condition.complete),
-        number(condition.rounds, "g"),
-        number(condition.accuracy, ".3f"),
-        _seconds(condition.total_s, star),
-        _seconds(condition.std_s),
-        _seconds(condition.expected_s),
-        difference(condition.difference_s),
-        difference(condition.difference_pct, ".1f"),
-        _seconds(condition.drawn_s),
-        _seconds(condition.ideal_s),
-    )
+def _target(condition: Condition) -> Iterator[tuple[Head, Cell]]:
+    found = condition.to_target
+    count = Cell(UNKNOWN) if found is None else Cell(f"{found.reached} / {found.n}", found.reached)
+    yield Head("target", "reached / trials"), count
+    yield Head("to target", "s, see below"), _seconds(found.time_s if found else None, _restricted(condition))
+    yield Head("to target", "95 % interval"), _span(found.low_s, found.high_s) if found else Cell(UNKNOWN)
+
+
+def _restricted(condition: Condition) -> str:
+    return " †" if condition.to_target is not None and condition.to_target.horizon_s is not None else ""
+
+
+def _span(low: float | None, high: float | None) -> Cell:
+    if low is None and high is None:
+        return Cell(UNKNOWN)
+    return Cell(f"{seconds_text(low)}\N{EN DASH}{seconds_text(high)}", low)
+
+
+def _notes(analysis: Analysis) -> Iterator[str]:
+    yield "Ideal time: over the rounds, the sum of the slowest client's compute time and injected delay."
+    if accounted := _accounted(analysis.dataset):
+        yield accounted
+    methods = dict.fromkeys(each.method for each in analysis.conditions if each.method)
+    if methods:
+        yield f"Intervals of means: {', '.join(methods)}."
+    if any(each.censored for each in analysis.conditions):
+        yield "* Some trials did not reach the target: not part of the means."
+    if any(each.to_target for each in analysis.conditions):
+        yield (
+            "To target: the median by Kaplan and Meier, to which trials that did not get there count as censored;"
+            " † fewer than half got there: the mean within the time that was measured."
+        )
 
 
 def _seconds(value_s: float | None, star: str = "") -> Cell:
@@ -105,13 +129,13 @@ def _baselines(analysis: Analysis) -> Iterator[dict[str, Any]]:
     for key, base in analysis.baselines.items():
         values = json.loads(key)
         group = ", ".join(named_text(name, value) for name, value in values.items())
-        known = {"c": f"{base.round_s:.3f}", "rounds": base.rounds, "source": base.source} if base else {"c": ""}
+        known = msgspec.structs.asdict(base) | {"c": f"{base.round_s:.3f}"} if base else {"c": "", "settling": 0}
         yield {"group": group, **known}
 
 
 def _inequality(dataset: Dataset) -> str:
     """Say how unequal the clients' compute times are, for theory takes them to be equal."""
-    medians = {name: median(times) for name, times in _compute_times(dataset).items()}
+    medians = _compute_times(dataset)
     if len(medians) < 2:  # noqa: PLR2004 - one client cannot be unequal
         return ""
     fast, slow = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
@@ -121,22 +145,16 @@ def _inequality(dataset: Dataset) -> str:
     )
 
 
-def _compute_times(dataset: Dataset) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {}
-    for row in _client_rounds(dataset):
-        if row.compute_s is not None:
-            times.setdefault(row.client, []).append(row.compute_s)
-    return times
-
-
-def _client_rounds(dataset: Dataset) -> Iterator[ClientRound]:
-    return (row for trial in dataset.trials for each in trial.rounds for row in each.clients)
+def _compute_times(dataset: Dataset) -> dict[str, float]:
+    """Return each client's median compute time."""
+    known = dataset.works.drop_nulls("compute_s").group_by("client", maintain_order=True)
+    return dict(known.agg(pl.col("compute_s").median()).iter_rows())
 
 
 def delay_check(dataset: Dataset) -> str:
     """Return in words how far injected delays were from what was drawn; delays of 0 s do not count."""
-    pairs = [(row.requested_s, row.measured_s) for row in _client_rounds(dataset)]
-    gaps_ms = [1000 * abs(got - want) for want, got in pairs if want and got is not None]
+    delayed = dataset.works.filter((pl.col("requested_s") != 0) & pl.col("measured_s").is_not_null())
+    gaps_ms = (1000 * (delayed["measured_s"] - delayed["requested_s"]).abs()).to_list()
     if not gaps_ms:
         return "The app injected no delay." if dataset.network.linked else "No delay was injected."
     return (

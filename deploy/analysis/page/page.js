@@ -46,7 +46,8 @@
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config, tooltip: { theme: dark ? "dark" : "light" } };
     const drawn = vegaEmbed(place, specs[name], options).then(async ({ view }) => {
-      if (filtered(name)) await view.signal(SIGNAL, shown()).runAsync();
+      if (filtered(name)) view.signal(SIGNAL, shown());
+      await view.resize().runAsync(); // legends know only now how wide the chart is
       place.dataset.drawn = shown();
       place.style.minHeight = "";
       return view;
@@ -70,6 +71,8 @@
   // The filter: charts that know the signal, and rows that belong to one condition.
   const filter = async () => {
     const condition = shown();
+    document.querySelector("main").toggleAttribute("data-shown", condition !== "all");
+    if (condition !== "all") document.querySelector("main").dataset.shown = condition; // a print says so
     for (const row of all("tr[data-condition]")) {
       row.hidden = condition !== "all" && row.dataset.condition !== condition;
     }
@@ -83,7 +86,7 @@
   select?.addEventListener("change", filter);
   if (shown() !== "all") filter(); // a browser that goes back keeps what was chosen
 
-  // The contents close once a section is chosen, or anything else is; a print shows what is folded.
+  // The contents close once a section is chosen, or anything else is; a print shows what is folded, if it is short.
   const contents = document.getElementById("contents");
   document.addEventListener("click", ({ target }) => {
     if (!contents.contains(target) || target.closest("a")) contents.open = false;
@@ -91,9 +94,10 @@
   document.addEventListener("keydown", ({ key }) => {
     if (key === "Escape") contents.open = false;
   });
+  const PRINTED = 40; // rows of a folded table, at most
   let folded = [];
   addEventListener("beforeprint", () => {
-    folded = all("main details:not([open])");
+    folded = all("main details:not([open])").filter((each) => all("tbody tr", each).length <= PRINTED);
     folded.forEach((each) => { each.open = true; });
   });
   addEventListener("afterprint", () => folded.forEach((each) => { each.open = false; }));

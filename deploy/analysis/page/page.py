@@ -18,6 +18,7 @@ from markupsafe import Markup
 from deploy.analysis.figures.palette import DARK, LIGHT, Scheme, vega_config
 from deploy.analysis.page import account, conditions, network, origin
 from deploy.analysis.page.sections import Picture, Section
+from deploy.analysis.page.whatif import what_if
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,12 +34,13 @@ STILL_LIMIT = 200_000
 """Characters of a picture that goes in a second time, for readers without scripts; a larger one is described."""
 PLACES: Mapping[str, tuple[str, ...]] = {
     "time": ("figure-4", "figure-time"),
-    "account": ("figure-account", "figure-rounds", "figure-hosts"),
+    "account": ("figure-account", "figure-hosts"),
     "stragglers": ("figure-stragglers",),
+    "what-if": (),
     "timeline": ("figure-timeline",),
     "learning": ("figure-accuracy-rounds", "figure-accuracy-time"),
     "machines": ("figure-compute",),
-    "network": ("figure-one-way", "figure-rtt", "figure-injected"),
+    "network": ("figure-one-way", "figure-rtt", "figure-injected", "figure-injected-difference"),
     "clocks": ("figure-clocks",),
 }
 """Where each figure belongs; what is in no list has a section of its own."""
@@ -65,21 +67,23 @@ class Drawings(msgspec.Struct, frozen=True, kw_only=True):
 
 def page(analysis: Analysis, headlines: Sequence[str], drawings: Drawings, downloads: Sequence[Download] = ()) -> str:
     """Return the page's HTML."""
-    template = _environment().get_template("page.html")
     dataset = analysis.dataset
-    return template.render(
-        {
-            "headlines": headlines,
-            "sections": [each for each in _sections(analysis, drawings.pictures) if each.tells],
-            "choices": list(dict.fromkeys(each.label for each in analysis.conditions)),
-            "manifest": dataset.manifest,
-            "problems": dataset.problems,
-            "limit": SHOWN_PROBLEMS,
-            "downloads": downloads,
-            **_look(drawings),
-            **conditions.method(analysis),
-        }
-    )
+    values = {
+        "headlines": headlines,
+        "sections": [each for each in _sections(analysis, drawings.pictures) if each.tells],
+        "choices": list(dict.fromkeys(each.label for each in analysis.conditions)),
+        "manifest": dataset.manifest,
+        "problems": dataset.problems,
+        "limit": SHOWN_PROBLEMS,
+        "downloads": downloads,
+        **conditions.method(analysis),
+    }
+    return written("page.html", values, drawings)
+
+
+def written(template: str, values: Mapping[str, Any], drawings: Drawings) -> str:
+    """Return the HTML of a template that is `page.html` or extends it; headlines, sections, choices are values."""
+    return _environment().get_template(template).render({**values, **_look(drawings)})
 
 
 def _environment() -> Environment:
@@ -125,6 +129,7 @@ def _sections(analysis: Analysis, pictures: Sequence[Picture]) -> Iterator[Secti
     written = (
         account.account(analysis),
         account.stragglers(analysis),
+        what_if(analysis),
         network.network(dataset),
         network.clocks(dataset),
     )

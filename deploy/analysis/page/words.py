@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploy.analysis.statistics.conditions import base_key
-from deploy.labels import (
-    PROBABILITY,
-    SECONDS,
-    seconds_text,
-    setting_name,
-    setting_text,
-    signed,
-    times_text,
-)
+import polars as pl
+
+from deploy.analysis.page.account import CAUSES, counted, share_text
+from deploy.analysis.page.answer import answer, severity_s
+from deploy.analysis.page.tables import short
+from deploy.labels import signed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
+    from deploy.analysis.reading.rows import Dataset
     from deploy.analysis.statistics.conditions import Analysis, Condition
-    from deploy.manifest import PlannedTrial
 
 _ENDED = {
     "failed": "The campaign failed",
@@ -27,87 +24,128 @@ _ENDED = {
     "running": "The campaign had not ended when this was written",
     "complete": "The campaign is complete",
 }
+_LEVEL, _NAMED = 0.05, 3
 
 
 def headlines(analysis: Analysis) -> tuple[str, ...]:
     """Return the findings, the most important one first; at least one sentence."""
-    return (*_findings(analysis), *_agreement(analysis), *_ending(analysis)) or ("Nothing was planned.",)
-
-
-def _findings(analysis: Analysis) -> Iterator[str]:
-    timed = [each for each in analysis.conditions if each.total_s is not None]
-    slowest = max(timed, key=lambda each: _severity(each, analysis.clients), default=None)
-    reference = next((each for each in timed if slowest and _is_reference(each, slowest)), None)
-    if slowest and _severity(slowest, analysis.clients) > 0:
-        yield _against(slowest, reference) if reference else _alone(slowest)
-    elif timed:
-        yield _range(timed)
-
-
-def _severity(condition: Condition, clients: int) -> float:
-    """Return the expected delay of a round in seconds: what makes a condition the hardest."""
-    delay = condition.plan.delay
-    return delay.expected_slowest_s(clients) if delay else 0.0
-
-
-def _is_reference(condition: Condition, slowest: Condition) -> bool:
-    """Tell whether the two differ in nothing but the delay, and the first has none."""
-    return _severity(condition, 1) == 0 and base_key(condition.plan) == base_key(slowest.plan)
-
-
-def _against(slowest: Condition, reference: Condition) -> str:
-    measured = times_text((slowest.total_s or 0.0) / (reference.total_s or 1.0))
-    start = f"At {_where(slowest.plan)} training took {measured} as long as without delay"
-    if not slowest.expected_s or not reference.expected_s:
-        return f"{start}."
-    return f"{start}; theory expects {times_text(slowest.expected_s / reference.expected_s)}."
-
-
-def _alone(slowest: Condition) -> str:
-    start = f"At {_where(slowest.plan)} training took {seconds_text(slowest.total_s)} s"
-    return f"{start}; theory expects {seconds_text(slowest.expected_s)} s." if slowest.expected_s else f"{start}."
-
-
-def _where(plan: PlannedTrial) -> str:
-    """Name a condition with a delay: p, d, and whatever else was swept."""
-    rest = [key for key in plan.settings if key not in {PROBABILITY, SECONDS}]
-    parts = [f"{setting_name(key)} = {setting_text(plan, key)}" for key in rest if key != "delay"]
-    if plan.delay:
-        parts = [f"p = {plan.delay.probability:g}", f"d = {plan.delay.seconds.label}", *parts]
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _range(timed: list[Condition]) -> str:
-    fastest, slowest = min(timed, key=_total), max(timed, key=_total)
-    if fastest is slowest:
-        return f"Training took {seconds_text(slowest.total_s)} s ({_trials(slowest.complete)})."
-    return (
-        f"Training took from {seconds_text(fastest.total_s)} s ({fastest.label})"
-        f" to {seconds_text(slowest.total_s)} s ({slowest.label})."
+    found = (
+        *answer(analysis),
+        *_stragglers(analysis),
+        *_agreement(analysis),
+        *_sureness(analysis),
+        *_ending(analysis),
     )
+    return found or ("Nothing was planned.",)
 
 
-def _total(condition: Condition) -> float:
-    return condition.total_s or 0.0
+def _stragglers(analysis: Analysis) -> Iterator[str]:
+    """Yield who was last most often, and why, if that is more than chance would do."""
+    whole = analysis.account.stragglers.filter(pl.col("condition").is_null())
+    rows = whole.sort("last", descending=True).to_dicts()
+    if len(rows) < 2 or not rows[0]["last"]:  # noqa: PLR2004 - one client alone keeps nobody waiting
+        return
+    first, clients = rows[0], len(rows)
+    share = share_text(first["share"])
+    if _by_chance(first["last"], first["rounds"], clients) >= _LEVEL:
+        most = f"most often it was {first['client']}, in {share} of rounds"
+        yield f"No client was last more often than chance allows; {most}."
+    else:
+        yield f"{first['client']} was last in {share} of rounds{_because(first)}."
 
 
-def _trials(count: int) -> str:
-    return "one trial" if count == 1 else f"mean of {count} trials"
+def _by_chance(last: int, rounds: int, clients: int) -> float:
+    """Return how likely at most one of equal clients is last so often: the binomial tail times their number."""
+    from scipy.special import bdtrc  # noqa: PLC0415 - scipy takes 0.2 s to import
+
+    return clients * float(bdtrc(last - 1, rounds, 1 / clients))
+
+
+def _because(row: Mapping[str, Any]) -> str:
+    cause = max(CAUSES, key=lambda each: row[each])
+    share = row[cause] / row["last"]
+    if share <= 0.5:  # noqa: PLR2004 - no cause stands for most of them
+        return ""
+    return f"{'' if share >= 0.9 else ', mostly'} because of {CAUSES[cause]}"  # noqa: PLR2004 - nearly all
 
 
 def _agreement(analysis: Analysis) -> Iterator[str]:
-    delayed = [each for each in analysis.conditions if _severity(each, 1) > 0]
-    gaps = [each.difference_pct for each in delayed if each.difference_pct is not None]
+    """Yield the verdict over all conditions that theory was tested in, else how far theory is off."""
+    judged = [each for each in analysis.conditions if each.agrees is not None]
+    off = [each.label for each in judged if not each.agrees]
+    if judged:
+        which = f" (not at {_some(off)})" if off else ""
+        where = f"{_count(len(off), len(judged))}{which}"
+        yield f"Measurement agrees with theory in {where}, at the 5 % level{_drawn(analysis)}."
+    else:
+        yield from _gaps(analysis)
+
+
+def _count(off: int, judged: int) -> str:
+    if not off:
+        return f"all {judged} conditions" if judged > 1 else "the condition that was tested"
+    return f"{judged - off or 'none'} of {judged} conditions"
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _NAMED} more" if len(labels) > _NAMED else ""
+    return "; ".join(labels[:_NAMED]) + more
+
+
+def _delayed(analysis: Analysis) -> list[Condition]:
+    return [each for each in analysis.conditions if severity_s(each, 1) > 0]
+
+
+def _drawn(analysis: Analysis) -> str:
+    """Return how far it is off once it is given the delays that were drawn; empty where that is not known."""
+    delayed = [each for each in _delayed(analysis) if each.total_s is not None]
     lucky = [each.unexplained_pct for each in delayed if each.unexplained_pct is not None]
+    if len(lucky) < 2 or len(lucky) < len(delayed):  # noqa: PLR2004 - a span needs two
+        return ""
+    return f"; given the delays that were drawn, it differs by {_span(lucky)}"
+
+
+def _gaps(analysis: Analysis) -> Iterator[str]:
+    gaps = [each.difference_pct for each in _delayed(analysis) if each.difference_pct is not None]
     if len(gaps) > 1:
         start = f"Over {len(gaps)} conditions with delay, measured time differs from theory by {_span(gaps)}"
-        known = len(lucky) == len(gaps)
-        yield f"{start}; by {_span(lucky)} once theory is given the delays that were drawn." if known else f"{start}."
+        yield f"{start}{_drawn(analysis)}."
 
 
 def _span(gaps: list[float]) -> str:
     low, high = (signed(f"{gap:.1f}") for gap in (min(gaps), max(gaps)))
     return f"{low} % to {high} %"
+
+
+def _sureness(analysis: Analysis) -> Iterator[str]:
+    """Yield what the network takes by itself, how well the clocks are known, and what no part of a round explains."""
+    parts = [part for part in (_network(analysis.dataset), _clocks(analysis.dataset), _unaccounted(analysis)) if part]
+    if parts:
+        said = ", and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        yield f"{said[0].upper()}{said[1:]}."
+
+
+def _network(dataset: Dataset) -> str:
+    trips = [row.whole.natural_rtt_ms.median for row in dataset.network.clients if row.whole.natural_rtt_ms]
+    if not trips:
+        return ""
+    low, high = short(min(trips)), short(max(trips))
+    return f"by itself the network takes {low if low == high else f'{low} to {high}'} ms there and back"
+
+
+def _clocks(dataset: Dataset) -> str:
+    known = [1000 * clock.uncertainty_s for clock in dataset.clocks if clock.uncertainty_s is not None]
+    return f"times one way are known to ± {short(max(known))} ms" if known else ""
+
+
+def _unaccounted(analysis: Analysis) -> str:
+    rounds = counted(analysis.account.rounds)
+    whole_s = float(rounds["round_s"].sum())
+    return (
+        f"{share_text(float(rounds['unaccounted_s'].sum()) / whole_s)} of the time is unaccounted for"
+        if whole_s
+        else ""
+    )
 
 
 def _first_line(text: str) -> str:
@@ -125,3 +163,6 @@ def _ending(analysis: Analysis) -> Iterator[str]:
     censored = sum(each.censored for each in analysis.conditions)
     if censored:
         yield f"{censored} of {done} completed trials did not reach the target; they are not part of any mean."
+    problems = len(analysis.dataset.problems)
+    if problems:
+        yield f"{problems} problems were found in the logs." if problems > 1 else "One problem was found in the logs."

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from deploy.troubles import app_raised, losses, refused
 from flcommon.events import AppRaised, Failed, JobAccepted, Refused, ReplyReceived
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from flcommon.eventlog import Reading
+    from deploy.analysis.reading.logs import Logs
     from flcommon.events import AnyEvent
 
-    Readings = Mapping[str, Reading]
 
-
-def complaints(run: Path, campaign: str, host: str, readings: Readings) -> Iterator[str]:
+def complaints(run: Path, campaign: str, host: str, logs: Logs) -> Iterator[str]:
     """Yield sentences about what one host wrote; what its fellows wrote already is not said again."""
-    told = [event for _, event in readings[host].events]
+    told = [event for _, event in logs.told(host)]
     starts = sum(isinstance(event, JobAccepted) for event in told)
     if starts > 1:
         yield f"its process was started again{f' {starts - 1} times' if starts > 1 + 1 else ''}"
     yield from losses(told)
     yield from _counted(run, host, told)
-    yield from _replies(told, _raised(readings))
+    yield from _replies(logs, host)
     for event in told:
         match event:
             case JobAccepted() if event.campaign != campaign:
@@ -35,12 +35,6 @@ def complaints(run: Path, campaign: str, host: str, readings: Readings) -> Itera
                 yield f"{event.step}: {event.reason}"
             case _:
                 pass
-
-
-def _raised(readings: Readings) -> set[str]:
-    """Return the instructions of which a client's own log says that the app raised."""
-    found = (event for reading in readings.values() for _, event in reading.events)
-    return {event.message for event in found if isinstance(event, AppRaised)}
 
 
 def _counted(run: Path, host: str, told: list[AnyEvent]) -> Iterator[str]:
@@ -56,13 +50,18 @@ def _counted(run: Path, host: str, told: list[AnyEvent]) -> Iterator[str]:
         yield refused(reason, peer, times)
 
 
-def _replies(told: list[AnyEvent], raised: set[str]) -> Iterator[str]:
+def _replies(logs: Logs, host: str) -> Iterator[str]:
     """Yield the errors that clients replied, but for those of which a client's log says more."""
-    replies = [event for event in told if isinstance(event, ReplyReceived) and event.error is not None]
-    unsaid = [event for event in replies if event.message not in raised]
-    times = Counter((event.client, event.error) for event in unsaid)
-    for event in unsaid:
-        count = times.pop((event.client, event.error), 0)
-        if count:
-            more = f" (the first of {count} times)" if count > 1 else ""
-            yield f"trial {event.trial}, round {event.round}: {event.client} replied: {event.error}{more}"
+    own = [process.index for process in logs.processes_of[host]]
+    replies = logs.of(ReplyReceived).filter(pl.col("error").is_not_null() & pl.col("process").is_in(own))
+    if not replies.height:
+        return
+    told = (event for process in logs.processes for _, event in process.told)
+    raised = {event.message for event in told if isinstance(event, AppRaised)}
+    unsaid = replies.filter(~pl.col("message").is_in(raised))
+    first = unsaid.group_by("client", "error", maintain_order=True).agg(
+        pl.col("trial", "round").first(), pl.len().alias("count")
+    )
+    for client, error, trial, number, count in first.iter_rows():
+        more = f" (the first of {count} times)" if count > 1 else ""
+        yield f"trial {trial}, round {number}: {client} replied: {error}{more}"

@@ -5,19 +5,19 @@ What is missing or damaged in raw/ becomes a problem in words; only a directory 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
-import msgspec
+import polars as pl
 
 from deploy.analysis.clocks.clock import read_clocks
 from deploy.analysis.clocks.idle import idle_trips
-from deploy.analysis.reading.clientlog import client_rounds
 from deploy.analysis.reading.complaints import complaints
-from deploy.analysis.reading.messages import message_rows
+from deploy.analysis.reading.instructions import instructions
+from deploy.analysis.reading.logs import read_logs
+from deploy.analysis.reading.messages import messages_frame, ways
 from deploy.analysis.reading.network import network, network_problems
 from deploy.analysis.reading.rows import Dataset, Trial
-from deploy.analysis.reading.serverlog import TrialLog, trial_logs
+from deploy.analysis.reading.serverlog import Trained, TrialLog, trained, trial_logs
 from deploy.analysis.reading.tasks import (
     offsets_frame,
     phases_frame,
@@ -26,10 +26,9 @@ from deploy.analysis.reading.tasks import (
     tasks_frame,
     trips_frame,
 )
-from deploy.errors import InputError
-from deploy.manifest import MANIFEST_FILE, SCHEMA_VERSION, Manifest
-from flcommon.eventlog import Reading, read_log
-from flcommon.events import JobAccepted, OfTrial
+from deploy.analysis.reading.works import is_training, works_frame
+from deploy.manifest import read_manifest
+from flcommon.events import JobAccepted, MessageSent
 from flcommon.job import WARMUP
 from flcommon.process import EVENTS_FILE
 
@@ -37,72 +36,61 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from deploy.analysis.reading.rows import ClientRound
-    from deploy.manifest import PlannedTrial
-    from flcommon.events import AnyEvent, Stamp
-
-_ByTrial = defaultdict[int, dict[int, list["ClientRound"]]]
+    from deploy.analysis.clocks.clock import Clocks
+    from deploy.analysis.reading.logs import Logs
+    from deploy.manifest import Manifest, PlannedTrial
 
 
 def read_dataset(run: Path) -> Dataset:
     """Read the run in directory `run`; raises InputError when it holds no manifest that this version can read."""
     manifest = read_manifest(run)
-    readings = {host: _read(run / "raw" / host / EVENTS_FILE) for host in manifest.hosts}
-    clocks = read_clocks(run, manifest, readings)
-    messages = tuple(message_rows(manifest, clocks.servers, clocks.clients))
-    idle = tuple(idle_trips(clocks.clients))
+    logs = read_logs({host: run / "raw" / host / EVENTS_FILE for host in manifest.hosts})
+    clocks = read_clocks(run, manifest, logs)
+    works = works_frame(logs, manifest.clients)
+    trials = tuple(_trials(manifest, logs, works))
+    told, samples = tuple(_problems(run, manifest, logs)), samples_frame(clocks, logs)
+    tasks, messages = _exchanged(manifest, logs, clocks)
+    idle = idle_trips(clocks.clients)
     found = network(manifest, clocks.clients, messages, idle)
-    told = (*_problems(run, manifest, readings), *clocks.problems, *network_problems(found, clocks.clients))
-    trials = tuple(_trials(manifest, readings))
     return Dataset(
         manifest=manifest,
         trials=trials,
-        versions=dict(_versions(readings)),
-        problems=told,
+        versions=dict(_versions(logs)),
+        problems=(*told, *clocks.problems, *network_problems(found, clocks.clients)),
         messages=messages,
+        works=works,
         clocks=tuple(clocks.found),
         network=found,
-        zero_ns=clocks.servers[0].first_ns if clocks.servers else 0,
-        tasks=tasks_frame(clocks, messages),
+        tasks=tasks,
         phases=phases_frame(clocks.servers),
         rounds=rounds_frame(clocks.servers, trials),
-        samples=samples_frame(clocks),
+        samples=samples,
         offsets=offsets_frame(clocks),
+        zero_ns=clocks.servers[0].first_ns if clocks.servers else 0,
+        processes={host: len(own) for host, own in logs.processes_of.items()},
         trips=trips_frame(clocks.clients, idle, messages),
     )
 
 
-def read_manifest(run: Path) -> Manifest:
-    """Read `run`/manifest.json; raises InputError that names the file and what is wrong with it."""
-    path = run / MANIFEST_FILE
-    try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except OSError as error:
-        raise InputError(path, f"this is not a run directory: {error.strerror}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InputError(path, f"not a valid manifest: {error}") from error
-    if manifest.schema != SCHEMA_VERSION:
-        raise InputError(path, f"this version reads schema {SCHEMA_VERSION}, not {manifest.schema}", key="schema")
-    return manifest
+def _exchanged(manifest: Manifest, logs: Logs, clocks: Clocks) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return tasks and messages; the logs' frames, of which nothing more is needed, go: they are what is largest."""
+    asked, states = instructions(manifest, logs, clocks)
+    logs.frames.clear()
+    down, up = ways(asked, states)
+    tasks = tasks_frame(asked, down, up)
+    return tasks, messages_frame(asked, down, up)
 
 
-def _read(path: Path) -> Reading:
-    try:
-        return read_log(path)
-    except FileNotFoundError:
-        return Reading(problems=[f"{EVENTS_FILE} is missing"])
-    except OSError as error:
-        return Reading(problems=[f"{EVENTS_FILE} cannot be read: {error.strerror}"])
-
-
-def _trials(manifest: Manifest, readings: Mapping[str, Reading]) -> Iterator[Trial]:
-    logs = trial_logs(_events(manifest, readings, "server"))
-    clients = _training(manifest, readings)
+def _trials(manifest: Manifest, logs: Logs, works: pl.DataFrame) -> Iterator[Trial]:
+    told = trial_logs(logs.told(manifest.server))
+    servers = [process.index for process in logs.processes_of[manifest.server]]
+    sent = logs.of(MessageSent).filter(pl.col("process").is_in(servers) & is_training())
+    clients = trained(sent, works)
     for plan in sorted(manifest.trials, key=lambda planned: planned.index):
-        yield _trial(plan, logs.get(plan.index), clients[plan.index])
+        yield _trial(plan, told.get(plan.index), clients.get(plan.index, {}))
 
 
-def _trial(plan: PlannedTrial, log: TrialLog | None, clients: Mapping[int, list[ClientRound]]) -> Trial:
+def _trial(plan: PlannedTrial, log: TrialLog | None, clients: Mapping[int, Trained]) -> Trial:
     known = log or TrialLog()
     target_s = known.target_s if plan.stop else None
     whole_s = known.ended.duration_s if known.ended and known.ended.ok else None
@@ -116,36 +104,23 @@ def _trial(plan: PlannedTrial, log: TrialLog | None, clients: Mapping[int, list[
     )
 
 
-def _training(manifest: Manifest, readings: Mapping[str, Reading]) -> _ByTrial:
-    rows: _ByTrial = defaultdict(lambda: defaultdict(list))
-    for host, record in manifest.hosts.items():
-        if record.role == "client":
-            for (trial, number), found in client_rounds(readings[host].events).items():
-                rows[trial][number] += found
-    return rows
-
-
-def _events(manifest: Manifest, readings: Mapping[str, Reading], role: str) -> list[tuple[Stamp, AnyEvent]]:
-    hosts = [host for host, record in manifest.hosts.items() if record.role == role]
-    return [pair for host in hosts for pair in readings[host].events]
-
-
-def _versions(readings: Mapping[str, Reading]) -> Iterator[tuple[str, dict[str, str]]]:
-    for host, reading in readings.items():
-        for _, event in reading.events:
+def _versions(logs: Logs) -> Iterator[tuple[str, dict[str, str]]]:
+    for host in logs.processes_of:
+        for _, event in logs.told(host):
             if isinstance(event, JobAccepted):
                 yield host, event.versions
                 break
 
 
-def _problems(run: Path, manifest: Manifest, readings: Mapping[str, Reading]) -> Iterator[str]:
+def _problems(run: Path, manifest: Manifest, logs: Logs) -> Iterator[str]:
     yield from (f"{host} took no part: {why}" for host, why in manifest.absent.items())
     yield from (f"{client} was missing at the end: {why}" for client, why in manifest.lost.items())
     indices = {WARMUP, *(trial.index for trial in manifest.trials)}
-    for host, reading in readings.items():
-        for problem in (*reading.problems, *complaints(run, manifest.campaign, host, readings)):
+    trials = logs.trials()
+    for host, problems in logs.problems.items():
+        for problem in (*problems, *complaints(run, manifest.campaign, host, logs)):
             yield f"{host}: {problem}"
-        unknown = {event.trial for _, event in reading.events if isinstance(event, OfTrial)} - indices
+        unknown = trials[host] - indices
         if unknown:
             yield f"{host}: events of trials that the manifest does not know: {sorted(unknown)}"
     for name in sorted(_folders(run / "raw") - set(manifest.hosts)):

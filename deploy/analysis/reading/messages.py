@@ -6,25 +6,18 @@ minus `injected_s`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
+import polars as pl
 
-from deploy.analysis.clocks.injected import Direction, Injected, Shaped
-from deploy.analysis.reading.sides import Side, side_of
-from flcommon.events import MessageReceived, MessageSent, ReplyReceived, ReplySent, RoundStarted
+from deploy.analysis.clocks.injected import Direction
+from deploy.analysis.columns import MESSAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from deploy.analysis.clocks.clock import ClientProcess, ClockMap
-    from deploy.analysis.clocks.exchanges import Process
-    from deploy.analysis.reading.sides import Tcp
-    from deploy.manifest import Manifest
-    from flcommon.events import OfMessage
-
-WINDOW_BYTES = {"kernel": 14480, "relay": 4 << 20}
+WINDOW_BYTES: dict[str, int] = {"kernel": 14480, "relay": 4 << 20}
 """What is sent before an answer is waited for: a delay counts again for all that is longer.
 
 For TCP, after a pause too, ten segments (RFC 6928); a relay ends TCP, and holds as many bytes of a connection.
@@ -98,195 +91,107 @@ class MessageRow(msgspec.Struct, frozen=True, kw_only=True):
         return self.natural_s is not None and not INSEPARABLE.intersection(self.flags)
 
 
-@dataclass(frozen=True)
-class OneClient:
-    """One process of a client."""
-
-    side: Side
-    link: Shaped
-    clock: ClockMap | None
+def message_rows(messages: pl.DataFrame) -> Iterator[MessageRow]:
+    """Yield a frame's rows as structs: for tests and for few of them."""
+    for row in messages.iter_rows(named=True):
+        yield MessageRow(**{**row, "flags": tuple(row["flags"].split("; ")) if row["flags"] else ()})
 
 
-def message_rows(
-    manifest: Manifest, servers: Sequence[Process], clients: Sequence[ClientProcess]
-) -> Iterator[MessageRow]:
-    """Yield the messages that the server's processes tell of, in the order in which they were sent."""
-    linked = {(trial.index, client) for trial in manifest.trials for client in trial.links}
-    for server in servers:
-        side = side_of(server.told)
-        control = {(e.trial, e.round) for _, e in server.told if isinstance(e, RoundStarted) and e.control}
-        own = clients_of(server, clients)
-        for message, sent in side.sent.items():
-            event = sent[-1][1]
-            client = client_of(message, own.get(event.client, []))
-            yield from _Message(event, side, client, (event.trial, event.client) in linked).rows(
-                control=(event.trial, event.round) in control
-            )
+def flagged(flags: frozenset[str]) -> pl.Expr:
+    """Whether a message has one of some flags."""
+    return pl.any_horizontal(pl.col("flags").str.contains(flag, literal=True) for flag in sorted(flags))
 
 
-def clients_of(server: Process, clients: Sequence[ClientProcess]) -> dict[str, list[OneClient]]:
-    """Return what the processes of each client that belong to a server's process have told, in order."""
-    own: dict[str, list[OneClient]] = {}
-    for each in clients:
-        if each.server is server:
-            own.setdefault(each.process.host, []).append(OneClient(side_of(each.process.told), each.link, each.clock))
-    return own
+def usable() -> pl.Expr:
+    """Whether `transfer_s` may be used."""
+    return pl.col("transfer_s").is_not_null() & ~flagged(UNFIT)
 
 
-def client_of(message: str, clients: Sequence[OneClient]) -> OneClient | None:
-    """Return the last process of a client that had to do with a message."""
-    return next(
-        (each for each in reversed(clients) if message in each.side.received or message in each.side.sent), None
-    )
+def separable() -> pl.Expr:
+    """Whether `natural_s` may be used."""
+    return pl.col("natural_s").is_not_null() & ~flagged(INSEPARABLE)
 
 
-@dataclass(frozen=True)
-class _Message:
-    """One instruction and its reply. `linked`: the plan has a link for this client in this trial."""
-
-    event: OfMessage
-    server: Side
-    client: OneClient | None
-    linked: bool
-
-    def rows(self, *, control: bool) -> Iterator[MessageRow]:
-        """Yield the row of the instruction and, if one was sent, that of the reply."""
-        event = self.event
-        whole = MessageRow(
-            trial=event.trial,
-            round=event.round,
-            message=event.message,
-            client=event.client,
-            kind=event.kind,
-            direction="down",
-            control=control,
-        )
-        whole = self._without_clock(whole)
-        yield self._down(whole)
-        if event.message in self.server.received or (self.client and event.message in self.client.side.sent):
-            yield self._up(msgspec.structs.replace(whole, direction="up"))
-
-    def _without_clock(self, row: MessageRow) -> MessageRow:
-        """Add the times that need no common clock."""
-        message, side = row.message, self.client.side if self.client else Side()
-        trip = _between(self.server.sent[message][0], self.server.received.get(message))
-        sent = side.sent.get(message)
-        at_client = _between(side.received.get(message), sent[-1] if sent else None)
-        return msgspec.structs.replace(
-            row,
-            round_trip_s=trip,
-            client_s=at_client,
-            network_s=trip - at_client if trip is not None and at_client is not None else None,
-        )
-
-    def _down(self, row: MessageRow) -> MessageRow:
-        sent = self.server.sent[row.message]
-        here = self.client.side.received.get(row.message) if self.client else None
-        first, last = sent[-1]
-        row = _sized(row, last)
-        if self.client is None or here is None:
-            return msgspec.structs.replace(row, sent_ns=first)
-        again = len(sent) > 1 or row.message in self.server.redelivered
-        if (clock := self.client.clock) is None:
-            return self._explained(msgspec.structs.replace(row, sent_ns=first), (None, here[0]), again=again)
-        received_ns, uncertainty_s = clock.on_server(here[0])
-        row = _timed(row, first, received_ns, uncertainty_s)
-        return self._explained(row, (here[0] - (received_ns - first), here[0]), again=again)
-
-    def _up(self, row: MessageRow) -> MessageRow:
-        side = self.client.side if self.client else Side()
-        sent, here = side.sent.get(row.message), self.server.received.get(row.message)
-        row = _sized(row, sent[-1][1] if sent else here[1] if here else None)
-        row = msgspec.structs.replace(row, app_delay_s=side.delays.get(row.message), received_ns=here and here[0])
-        if self.client is None or sent is None:
-            return row
-        again = len(sent) > 1 or row.message in side.redelivered
-        first = sent[-1][0]
-        if (clock := self.client.clock) is None:
-            return self._explained(row, (first, first), again=again)
-        sent_ns, uncertainty_s = clock.on_server(first)
-        if here is None:
-            return msgspec.structs.replace(row, sent_ns=sent_ns)
-        row = _timed(row, sent_ns, here[0], uncertainty_s)
-        return self._explained(row, (first, first + (here[0] - sent_ns)), again=again)
-
-    def _explained(self, row: MessageRow, own_ns: tuple[int | None, int], *, again: bool) -> MessageRow:
-        """Add what was injected, and what the kernel of the sending side says; moments of the client's clock."""
-        assert self.client is not None  # noqa: S101 - its log is where this comes from
-        link = self.client.link
-        start_ns, end_ns = own_ns[0] if own_ns[0] is not None else own_ns[1], own_ns[1]
-        injected = link.at(start_ns, row.direction) or (None if self.linked else Injected())
-        row = _with_tcp(row, (self.client.side if row.direction == "up" else self.server).connection(row.client))
-        flags = _flags(row, injected)
-        flags += [RESENT] if again else []
-        flags += [CHANGED] if link.changes(start_ns, end_ns, row.direction) else []
-        flags += [LIFTED] if link.lifted(start_ns, end_ns) else []
-        used = link.used.get((row.message, row.direction))
-        row = msgspec.structs.replace(row, flags=tuple(flags), overflowed=used.overflowed if used else None)
-        return _separated(row, injected, used.held_mean_ms if used else None)
+def ways(asked: pl.DataFrame, states: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return how each instruction went down and its reply up: rows as in `asked`, also where there is no reply."""
+    down = _separated(asked.select(*_COMMON, *_way("down")), states)
+    return down, _separated(asked.select(*_COMMON, *_way("up")), states)
 
 
-def _between(start: tuple[int, OfMessage] | None, end: tuple[int, OfMessage] | None) -> float | None:
-    return (end[0] - start[0]) / 1e9 if start and end else None
+def messages_frame(asked: pl.DataFrame, down: pl.DataFrame, up: pl.DataFrame) -> pl.DataFrame:
+    """Return MESSAGES in the order in which the instructions were sent, each before its reply."""
+    number = 2 * pl.int_range(pl.len())
+    replied = asked["reply_received_ns"].is_not_null() | asked["own_sent_ns"].is_not_null()
+    first = down.lazy().select(*MESSAGES.schema, number.alias("number"))
+    second = up.lazy().select(*MESSAGES.schema, (number + 1).alias("number")).filter(replied)
+    return first.merge_sorted(second, key="number").drop("number").collect()
 
 
-def _sized(row: MessageRow, event: MessageSent | ReplySent | MessageReceived | ReplyReceived | None) -> MessageRow:
-    return msgspec.structs.replace(row, size_bytes=event.size_bytes, wire_bytes=event.wire_bytes) if event else row
+def _seconds(end: str, start: str) -> pl.Expr:
+    return (pl.col(end) - pl.col(start)) / 1e9
 
 
-def _timed(row: MessageRow, sent_ns: int, received_ns: int, uncertainty_s: float) -> MessageRow:
-    return msgspec.structs.replace(
-        row,
-        sent_ns=sent_ns,
-        received_ns=received_ns,
-        transfer_s=(received_ns - sent_ns) / 1e9,
-        uncertainty_s=uncertainty_s,
-    )
+_TRIP, _AT_CLIENT = _seconds("reply_received_ns", "first_ns"), _seconds("own_sent_ns", "own_received_ns")
+_COMMON = (
+    "trial", "round", "message", "client", "kind", "control",
+    _TRIP.alias("round_trip_s"), _AT_CLIENT.alias("client_s"), (_TRIP - _AT_CLIENT).alias("network_s"),
+)  # fmt: skip
+"""What both directions share: times that need no common clock."""
 
 
-def _with_tcp(row: MessageRow, tcp: Tcp) -> MessageRow:
-    sample = tcp.beside(row.message)
-    if sample is None:
-        return row
-    return msgspec.structs.replace(
-        row,
-        retransmitted=tcp.retransmitted(row.message),
-        rtt_ms=sample.tcp.rtt_ms,
-        rtt_min_ms=sample.tcp.rtt_min_ms,
-    )
+def _way(way: Direction) -> Iterator[pl.Expr]:
+    """Yield the columns of one direction by the names that both have."""
+    up = way == "up"
+    explained = pl.col(f"{way}_explained")
+    yield pl.lit(way).alias("direction")
+    yield (pl.coalesce("own_reply_bytes", "reply_bytes") if up else pl.col("size_bytes")).alias("size_bytes")
+    yield (pl.coalesce("own_reply_wire_bytes", "reply_wire_bytes") if up else pl.col("wire_bytes")).alias("wire_bytes")
+    yield pl.col("reply_sent_ns" if up else "sent_ns").alias("sent_ns")
+    yield pl.col("reply_received_ns" if up else "received_ns").alias("received_ns")
+    yield pl.col(f"{way}_uncertainty_s").alias("known_to_s")
+    yield (pl.col("delay_s") if up else pl.lit(None, pl.Float64)).alias("app_delay_s")
+    yield pl.col(f"{way}_state").alias("state")
+    yield (pl.col("reply_again" if up else "again").fill_null(value=False) & explained).alias("again")
+    for name in ("changed", "lifted"):
+        yield (pl.col(f"{way}_{name}") & explained).alias(name)
+    for name in ("retransmitted", "overflowed", "rtt_ms", "rtt_min_ms", "held_ms"):
+        yield pl.when(explained).then(f"{way}_{name}").alias(name)
 
 
-def _flags(row: MessageRow, injected: Injected | None) -> list[str]:
-    """Return what the times and the link themselves give reason for."""
-    flags = []
-    if row.transfer_s is not None and row.transfer_s < (row.uncertainty_s or 0.0):
-        flags.append(BELOW)
-    if injected is not None and injected.lossy:
-        flags.append(LOSSY)
-    if injected is not None and injected.layer and injected.delay_ms:
-        flags += [WINDOW] if (row.wire_bytes or 0) > WINDOW_BYTES[injected.layer] else []
-    return flags
-
-
-def _separated(row: MessageRow, injected: Injected | None, held_ms: float | None) -> MessageRow:
+def _separated(way: pl.DataFrame, states: pl.DataFrame) -> pl.DataFrame:
     """Add what was injected and what is left; where the rate holds bytes back, its arithmetic is better than a mean."""
-    if injected is None:
-        return row
-    serialisation_s = injected.serialisation_s(row.wire_bytes or 0) if injected.rate_mbit else None
-    measured = held_ms is not None and serialisation_s is None and injected.agrees(held_ms)
-    held_ms = held_ms if measured else None
-    delay_ms = (held_ms or 0.0) if measured else injected.delay_ms
-    injected_s = delay_ms / 1000 + (serialisation_s or 0.0)
-    jitter_s = 0.0 if measured else injected.way.jitter_ms / 1000
-    return msgspec.structs.replace(
-        row,
-        layer=injected.layer,
-        requested_ms=injected.way.delay_ms,
-        applied_ms=injected.delay_ms,
-        held_ms=held_ms,
-        rate_mbit=injected.rate_mbit,
-        serialisation_s=serialisation_s,
-        injected_s=injected_s,
-        natural_s=None if row.transfer_s is None else row.transfer_s - injected_s,
-        natural_uncertainty_s=None if row.uncertainty_s is None else row.uncertainty_s + jitter_s,
+    link = states.select(pl.all().gather(way["state"]))
+    found = way.hstack(link).with_columns(
+        _seconds("received_ns", "sent_ns").alias("transfer_s"),
+        pl.when(pl.col("rate_mbit") > 0).then(pl.col("wire_bytes").fill_null(0) * pl.col("s_per_byte"))
+        .alias("serialisation_s"),
+    )  # fmt: skip
+    measured = (
+        pl.col("layer").is_not_null() & pl.col("serialisation_s").is_null()
+        & ((pl.col("held_ms") - pl.col("delay_ms")).abs() <= pl.col("room_ms"))
+    )  # fmt: skip
+    found = found.with_columns(
+        pl.when(measured).then("held_ms").alias("held_ms"),
+        pl.when(pl.col("transfer_s").is_not_null()).then("known_to_s").alias("uncertainty_s"),
+        pl.col("delay_ms").alias("applied_ms"),
     )
+    jitter_s = pl.when(pl.col("held_ms").is_null()).then(pl.col("jitter_ms") / 1000).otherwise(0.0)
+    held_s = pl.coalesce("held_ms", "delay_ms") / 1000 + pl.col("serialisation_s").fill_null(0.0)
+    flags = [pl.when(when).then(pl.lit(flag)) for flag, when in FLAGS.items()]
+    return found.with_columns(held_s.alias("injected_s")).with_columns(
+        (pl.col("transfer_s") - pl.col("injected_s")).alias("natural_s"),
+        (pl.col("uncertainty_s") + jitter_s).alias("natural_uncertainty_s"),
+        pl.concat_str(flags, separator="; ", ignore_nulls=True).alias("flags"),
+    )
+
+
+_WINDOW = pl.col("layer").replace_strict(WINDOW_BYTES, default=None, return_dtype=pl.Int64)
+FLAGS = {
+    BELOW: pl.col("transfer_s") < pl.col("uncertainty_s").fill_null(0.0),
+    LOSSY: pl.col("lossy"),
+    WINDOW: (pl.col("delay_ms") > 0) & (pl.col("wire_bytes") > _WINDOW),
+    RESENT: pl.col("again"),
+    CHANGED: pl.col("changed"),
+    LIFTED: pl.col("lifted"),
+}
+"""When each flag is set, in the order in which they are told."""

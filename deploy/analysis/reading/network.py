@@ -6,25 +6,23 @@ the clocks do not know shifts all of a client's one-way times alike, and stands 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections import defaultdict
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import polars as pl
 
-from deploy.analysis.reading.messages import UNFIT
+from deploy.analysis.reading.messages import FLAGS, UNFIT, separable, usable
+from deploy.analysis.reading.works import is_training
 from deploy.analysis.statistics.interval import Interval, interval
-from flcommon.events import LinkLifted, LinkProved, LinkReady, Probed, is_training
+from flcommon.events import LinkLifted, LinkProved, LinkReady, Probed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from deploy.analysis.clocks.clock import ClientProcess
-    from deploy.analysis.clocks.idle import IdleTrip
-    from deploy.analysis.clocks.injected import Direction
-    from deploy.analysis.reading.messages import MessageRow
-    from deploy.manifest import Manifest, PlannedTrial
+    from deploy.manifest import Manifest
     from flcommon.events import AnyEvent
 
 
@@ -92,97 +90,149 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def network(
-    manifest: Manifest, clients: Sequence[ClientProcess], messages: Sequence[MessageRow], idle: Sequence[IdleTrip]
+    manifest: Manifest, clients: Sequence[ClientProcess], messages: pl.DataFrame, idle: pl.DataFrame
 ) -> Network:
     """Sum up a run by client and condition; the warm-up counts as none."""
-    plans = {trial.index: trial for trial in manifest.trials}
+    plans = pl.DataFrame(
+        {
+            "trial": [trial.index for trial in manifest.trials],
+            "condition": [trial.condition for trial in manifest.trials],
+        },
+        schema={"trial": pl.Int64, "condition": pl.Int64},
+    ).unique("trial")
     told: defaultdict[str, list[AnyEvent]] = defaultdict(list)
     for each in clients:
         told[each.process.host] += [event for _, event in each.process.told]
-    training = [row for row in messages if is_training(row.kind) and row.trial in plans]
+    training = messages.lazy().filter(is_training()).select(*_measured()).collect()
+    training = training.join(plans, on="trial", maintain_order="left")
+    idle = idle.with_columns((pl.col("rtt_s") - pl.col("injected_s")).alias("natural_s"))
+    whole = _Sums(training, _undisturbed(idle), ("client",))
+    parts = _Sums(training, idle.join(plans, on="trial"), ("client", "condition", "control"))
     return Network(
-        clients=tuple(_client(name, told[name], training, idle) for name in manifest.clients),
-        rows=tuple(row for name in manifest.clients for row in _rows(name, plans, told[name], (training, idle))),
+        clients=tuple(_client(name, told[name], whole) for name in manifest.clients),
+        rows=tuple(row for name in manifest.clients for row in _rows(name, manifest, told[name], parts)),
         linked=any(trial.links for trial in manifest.trials),
     )
 
 
-@dataclass(frozen=True)
-class _Group:
-    """What is summed up in a row."""
+def _undisturbed(idle: pl.DataFrame) -> pl.DataFrame:
+    """Return the trips of each client into which nothing was injected; all of them, where there is none."""
+    plain = pl.col("injected_s") == 0.0
+    return idle.filter(plain | ~plain.any().over("client"))
 
-    client: str
-    messages: Sequence[MessageRow]
-    idle: Sequence[IdleTrip]
-    condition: int | None = None
-    control: bool = False
-    proofs: Sequence[LinkProved] = ()
 
-    def row(self) -> NetworkRow:
-        flags = Counter(flag for row in self.messages for flag in row.flags)
-        layers = [row.layer for row in self.messages if row.layer] + [proof.layer for proof in self.proofs]
+_Group = tuple[Any, ...]
+"""A client; in sums by condition also that, and whether it is about control rounds."""
+
+
+class _Sums:
+    """Messages and idle trips by group."""
+
+    def __init__(self, messages: pl.DataFrame, idle: pl.DataFrame, by: tuple[str, ...]) -> None:
+        self._ways = _by_group(messages.group_by(*by, "direction").agg(_way_sums()), (*by, "direction"))
+        self._flags = _flags(messages, by)
+        self._layers = _by_group(messages.group_by(by).agg(pl.len(), pl.col("layer").drop_nulls().first()), by)
+        trips = idle.group_by(by).agg((pl.col("natural_s").drop_nulls() * 1000).sort())
+        self._trips = _by_group(trips, by)
+
+    def row(self, group: _Group, proofs: Sequence[LinkProved] = ()) -> NetworkRow | None:
+        """Return what is known of a group; None, if nothing is."""
+        found, trips = self._layers.get(group), self._trips.get(group)
+        if found is None and trips is None:
+            return None
+        layers = [found["layer"] if found else None, *(proof.layer for proof in proofs)]
+        ways = [self._ways.get((*group, way)) for way in ("down", "up")]
         return NetworkRow(
-            client=self.client,
-            condition=self.condition,
-            control=self.control,
-            layer=layers[0] if layers else None,
-            messages=len(self.messages),
-            flagged=dict(flags),
-            natural_rtt_ms=interval(1000 * trip.natural_s for trip in self.idle if trip.natural_s is not None),
-            down=_way(
-                "down", self.messages, [ms for proof in self.proofs if (ms := proof.measured_down_ms) is not None]
-            ),
-            up=_way("up", self.messages, [ms for proof in self.proofs if (ms := proof.measured_up_ms) is not None]),
+            client=group[0],
+            condition=group[1] if len(group) > 1 else None,
+            control=bool(group[2:] and group[2]),
+            layer=next((layer for layer in layers if layer), None),
+            messages=found["len"] if found else 0,
+            flagged=self._flags.get(group, {}),
+            natural_rtt_ms=trips["natural_s"] if trips else None,
+            down=_way(ways[0], [ms for proof in proofs if (ms := proof.measured_down_ms) is not None]),
+            up=_way(ways[1], [ms for proof in proofs if (ms := proof.measured_up_ms) is not None]),
         )
 
 
-def _client(
-    name: str, told: Sequence[AnyEvent], messages: Iterable[MessageRow], idle: Iterable[IdleTrip]
-) -> ClientNetwork:
-    trips = [trip for trip in idle if trip.client == name]
-    undisturbed = [trip for trip in trips if trip.injected_s == 0.0]
+def _by_group(sums: pl.DataFrame, by: tuple[str, ...]) -> dict[_Group, dict[str, Any]]:
+    """Return what is known by group; of all values of one, which are many, the median with its interval."""
+    return {
+        tuple(row[name] for name in by): {
+            name: interval(value) if isinstance(value, list) else value for name, value in row.items()
+        }
+        for row in sums.iter_rows(named=True)
+    }
+
+
+def _flags(messages: pl.DataFrame, by: tuple[str, ...]) -> dict[tuple[Any, ...], dict[str, int]]:
+    """Count each flag, in the order in which they are told."""
+    counts = (
+        messages.filter(pl.col("flags") != "")
+        .group_by(by)
+        .agg(pl.col("flags").str.contains(flag, literal=True).sum().alias(flag) for flag in FLAGS)
+    )
+    found = _by_group(counts, by)
+    return {group: {flag: row[flag] for flag in FLAGS if row[flag]} for group, row in found.items()}
+
+
+def _measured() -> Iterator[pl.Expr | str]:
+    """Yield what is summed up of each message; null where it may not be used."""
+    fit = usable() & (pl.col("transfer_s") != 0)
+    yield from ("client", "trial", "control", "direction", "layer", "flags", "held_ms", "rate_mbit")
+    yield from ("retransmitted", "overflowed")
+    yield (1000 * pl.when(separable()).then("natural_s")).alias("natural_ms")
+    yield (1000 * pl.when(usable()).then("transfer_s")).alias("transfer_ms")
+    yield (1000 * pl.col("natural_uncertainty_s")).alias("uncertainty_ms")
+    yield pl.when(pl.col("layer").is_not_null()).then(pl.col("requested_ms", "applied_ms"))
+    yield (8e-6 * pl.when(fit).then("size_bytes") / pl.col("transfer_s")).alias("goodput_mbit")
+
+
+def _way_sums() -> Iterator[pl.Expr]:
+    """Yield what is summed up of a direction's messages; medians are of what is known."""
+    yield pl.col("natural_ms", "transfer_ms").drop_nulls().sort()
+    yield pl.col("uncertainty_ms", "requested_ms", "applied_ms", "held_ms", "rate_mbit", "goodput_mbit").median()
+    for name in ("retransmitted", "overflowed"):
+        yield pl.when(pl.col(name).is_not_null().any()).then(pl.col(name).sum()).alias(name)
+
+
+def _client(name: str, told: Sequence[AnyEvent], sums: _Sums) -> ClientNetwork:
+    nothing = NetworkRow(
+        client=name, condition=None, control=False, layer=None, messages=0, flagged={}, natural_rtt_ms=None,
+        down=WayFound(), up=WayFound(),
+    )  # fmt: skip
     return ClientNetwork(
-        whole=_Group(name, [row for row in messages if row.client == name], undisturbed or trips).row(),
+        whole=sums.row((name,)) or nothing,
         probes=tuple(_probe(event) for event in told if isinstance(event, Probed)),
         about=next((event.about for event in told if isinstance(event, LinkReady)), {}),
     )
 
 
-def _rows(
-    name: str,
-    plans: Mapping[int, PlannedTrial],
-    told: Sequence[AnyEvent],
-    measured: tuple[Sequence[MessageRow], Sequence[IdleTrip]],
-) -> Iterator[NetworkRow]:
-    messages = [row for row in measured[0] if row.client == name]
-    trips = [trip for trip in measured[1] if trip.client == name and trip.trial in plans]
-    for condition in sorted({plan.condition for plan in plans.values()}):
-        trials = {plan.index for plan in plans.values() if plan.condition == condition}
-        proofs = [event for event in told if isinstance(event, LinkProved) and event.trial in trials]
+def _rows(name: str, manifest: Manifest, told: Sequence[AnyEvent], sums: _Sums) -> Iterator[NetworkRow]:
+    proofs = [event for event in told if isinstance(event, LinkProved)]
+    for condition in sorted({trial.condition for trial in manifest.trials}):
+        trials = {trial.index for trial in manifest.trials if trial.condition == condition}
+        own = [proof for proof in proofs if proof.trial in trials]
         for control in (False, True):
-            own = [row for row in messages if row.trial in trials and row.control is control]
-            idle = [trip for trip in trips if trip.trial in trials and trip.control is control]
-            if own or idle:
-                yield _Group(name, own, idle, condition, control, () if control else proofs).row()
+            row = sums.row((name, condition, control), () if control else own)
+            if row is not None:
+                yield row
 
 
-def _way(direction: Direction, messages: Iterable[MessageRow], proofs_ms: Sequence[float]) -> WayFound:
-    rows = [row for row in messages if row.direction == direction]
-    usable = [row for row in rows if row.usable]
-    goodput = [
-        8e-6 * row.size_bytes / row.transfer_s for row in usable if row.transfer_s and row.size_bytes is not None
-    ]
+def _way(sums: dict[str, Any] | None, proofs_ms: Sequence[float]) -> WayFound:
+    if sums is None:
+        return WayFound(measured_ms=median(proofs_ms) if proofs_ms else None)
     return WayFound(
-        natural_ms=interval(1000 * (row.natural_s or 0.0) for row in rows if row.separable),
-        transfer_ms=interval(1000 * (row.transfer_s or 0.0) for row in usable),
-        uncertainty_ms=_median(1000 * s for row in rows if (s := row.natural_uncertainty_s) is not None),
-        requested_ms=_median(row.requested_ms for row in rows if row.layer),
-        applied_ms=_median(row.applied_ms for row in rows if row.layer),
-        measured_ms=_median(proofs_ms or [row.held_ms for row in rows]),
-        rate_mbit=_median(row.rate_mbit for row in rows),
-        goodput_mbit=_median(goodput),
-        retransmitted=_sum(row.retransmitted for row in rows),
-        overflowed=_sum(row.overflowed for row in rows),
+        natural_ms=sums["natural_ms"],
+        transfer_ms=sums["transfer_ms"],
+        uncertainty_ms=sums["uncertainty_ms"],
+        requested_ms=sums["requested_ms"],
+        applied_ms=sums["applied_ms"],
+        measured_ms=median(proofs_ms) if proofs_ms else sums["held_ms"],
+        rate_mbit=sums["rate_mbit"],
+        goodput_mbit=sums["goodput_mbit"],
+        retransmitted=sums["retransmitted"],
+        overflowed=sums["overflowed"],
     )
 
 
@@ -194,16 +244,6 @@ def _probe(event: Probed) -> Probe:
         up_mbit=event.up_mbit,
         down_mbit=event.down_mbit,
     )
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
-def _sum(values: Iterable[int | None]) -> int | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
 
 
 def network_problems(found: Network, clients: Sequence[ClientProcess]) -> Iterator[str]:

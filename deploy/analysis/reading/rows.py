@@ -1,4 +1,4 @@
-"""What a run measured, as frozen rows: trials hold rounds, rounds hold what each client did in them; no arithmetic."""
+"""What a run measured: trials that hold rounds as frozen rows, all that is many as frames; no arithmetic."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import msgspec
 import polars as pl
 
 from deploy.analysis.clocks.clock import ClockFound
-from deploy.analysis.columns import OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS, TRIPS, empty
-from deploy.analysis.reading.messages import MessageRow
+from deploy.analysis.columns import MESSAGES, OFFSETS, PHASES, ROUNDS, SAMPLES, TASKS, TRIPS, empty
 from deploy.analysis.reading.network import Network
+from deploy.analysis.reading.works import WORKS
 from deploy.manifest import Manifest, PlannedTrial
 
 Status = Literal["complete", "failed", "unfinished", "not started"]
@@ -36,7 +36,10 @@ class ClientRound(msgspec.Struct, frozen=True, kw_only=True):
 class Round(msgspec.Struct, frozen=True, kw_only=True):
     """One round: `started_s` after the first round of its trial began; evaluation is part of `duration_s`.
 
-    `asked` counts the clients that the server told to train, by the server's log; `control`: nothing was injected.
+    `asked` counts the clients that the server told to train, by the server's log, `told` those whose own logs tell of
+    it; `control`: nothing was injected. Of the clients, `critical` is the one whose compute time plus injected delay
+    was longest (None when no client's log tells), `drawn_s` the largest delay drawn (None where one is not known), and
+    `delayed_s` the largest measured.
     """
 
     number: int
@@ -44,18 +47,16 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float | None
     accuracy: float | None
     asked: int
-    clients: tuple[ClientRound, ...]
+    told: int = 0
+    critical: ClientRound | None = None
+    drawn_s: float | None = None
+    delayed_s: float = 0.0
     control: bool = False
 
     @property
     def covered(self) -> bool:
         """Whether the logs tell of every client that was asked to train."""
-        return bool(self.clients) and len({row.client for row in self.clients}) >= self.asked
-
-    @property
-    def critical(self) -> ClientRound | None:
-        """The client whose compute time plus injected delay was longest; None when no client's log tells."""
-        return max(self.clients, key=lambda client: client.busy_s, default=None)
+        return self.told > 0 and self.told >= self.asked
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,17 +99,22 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     trials: tuple[Trial, ...]
     versions: dict[str, dict[str, str]]
     problems: tuple[str, ...]
-    messages: tuple[MessageRow, ...] = ()
     clocks: tuple[ClockFound, ...] = ()
     network: Network = Network()
-    zero_ns: int = 0
-    """The first stamp of the server's log, by its monotonic clock: from there `start_s` counts."""
+    messages: pl.DataFrame = msgspec.field(default_factory=lambda: empty(MESSAGES))
+    works: pl.DataFrame = msgspec.field(default_factory=lambda: pl.DataFrame(schema=WORKS))
+    """What each client did in each round, by its own log."""
     tasks: pl.DataFrame = msgspec.field(default_factory=lambda: empty(TASKS))
     phases: pl.DataFrame = msgspec.field(default_factory=lambda: empty(PHASES))
     rounds: pl.DataFrame = msgspec.field(default_factory=lambda: empty(ROUNDS))
     """Without the account's columns."""
     samples: pl.DataFrame = msgspec.field(default_factory=lambda: empty(SAMPLES))
     offsets: pl.DataFrame = msgspec.field(default_factory=lambda: empty(OFFSETS))
+
+    zero_ns: int = 0
+    """Where `start_s` counts from, on the server's monotonic clock."""
+    processes: dict[str, int] = {}
+    """How many processes each host had."""
     trips: pl.DataFrame = msgspec.field(default_factory=lambda: empty(TRIPS))
 
     @property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from deploy.analysis.reading.rows import Round
+import polars as pl
+
+from deploy.analysis.reading.rows import ClientRound, Round
 from flcommon.events import (
-    MessageSent,
     Metrics,
     OfTrial,
     Resumed,
@@ -17,13 +18,12 @@ from flcommon.events import (
     Switched,
     TargetReached,
     TrialEnded,
-    is_training,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from deploy.analysis.reading.rows import ClientRound, Status
+    from deploy.analysis.reading.rows import Status
     from flcommon.events import AnyEvent, Stamp
 
 METRIC = "accuracy"
@@ -38,7 +38,6 @@ class TrialLog:
     started_ns: dict[int, int] = field(default_factory=dict)
     duration_s: dict[int, float] = field(default_factory=dict)
     control: set[int] = field(default_factory=set)
-    asked: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     accuracy: dict[tuple[int, str], float] = field(default_factory=dict)
     pauses: list[tuple[int, int]] = field(default_factory=list)
     """When a pause was over, for pulling logs or before a control round, and how long it was: both in nanoseconds."""
@@ -53,8 +52,6 @@ class TrialLog:
                 self.control |= {event.round} if event.control else set()
             case RoundEnded():
                 self.duration_s[event.round] = event.duration_s
-            case MessageSent() if is_training(event.kind):
-                self.asked[event.round].add(event.client)
             case Metrics() if METRIC in event.values:
                 self.accuracy[event.round, event.source] = event.values[METRIC]
             case Resumed() | Switched():
@@ -96,7 +93,7 @@ class TrialLog:
         found = (self.accuracy[number, source] for source in SOURCES if (number, source) in self.accuracy)
         return next(found, None)
 
-    def rounds(self, clients: Mapping[int, Iterable[ClientRound]]) -> tuple[Round, ...]:
+    def rounds(self, clients: Mapping[int, Trained]) -> tuple[Round, ...]:
         """Return the rounds that began, each with what its `clients` (by round) did."""
         return tuple(
             Round(
@@ -104,9 +101,8 @@ class TrialLog:
                 started_s=self._since_first_s(ns),
                 duration_s=self.duration_s.get(number),
                 accuracy=self.accuracy_of(number),
-                asked=len(self.asked.get(number, ())),
-                clients=tuple(clients.get(number, ())),
                 control=number in self.control,
+                **clients.get(number, Trained())._asdict(),
             )
             for number, ns in sorted(self.started_ns.items())
             if number > 0
@@ -125,3 +121,33 @@ def trial_logs(events: Iterable[tuple[Stamp, AnyEvent]]) -> dict[int, TrialLog]:
         if isinstance(event, OfTrial):
             logs[event.trial].note(stamp, event)
     return dict(logs)
+
+
+class Trained(NamedTuple):
+    """What clients did in a round, as `Round` tells it."""
+
+    asked: int = 0
+    told: int = 0
+    critical: ClientRound | None = None
+    drawn_s: float | None = None
+    delayed_s: float = 0.0
+
+
+def trained(asked: pl.DataFrame, works: pl.DataFrame) -> dict[int, dict[int, Trained]]:
+    """Return what clients did by trial and round; `asked` are rows of training that the server asked for."""
+    busy_s = pl.col("compute_s").fill_null(0.0) + pl.col("measured_s").fill_null(0.0)
+    critical = pl.struct("client", "compute_s", "requested_s", "measured_s")
+    told = works.group_by("trial", "round").agg(
+        pl.col("client").n_unique().alias("told"),
+        critical.get(busy_s.arg_max()).alias("critical"),
+        pl.when(pl.col("requested_s").is_not_null().all()).then(pl.col("requested_s").max()).alias("drawn_s"),
+        pl.col("measured_s").max().fill_null(0.0).clip(lower_bound=0.0).alias("delayed_s"),
+    )
+    counts = asked.group_by("trial", "round").agg(pl.col("client").n_unique().alias("asked"))
+    found: dict[int, dict[int, Trained]] = defaultdict(dict)
+    for row in counts.join(told, on=("trial", "round"), how="full", coalesce=True).iter_rows(named=True):
+        slowest = row.pop("critical")
+        trial, number = row.pop("trial"), row.pop("round")
+        known = {name: value for name, value in row.items() if value is not None}
+        found[trial][number] = Trained(**known, critical=ClientRound(**slowest) if slowest else None)
+    return found

@@ -1,96 +1,134 @@
-"""What one side of a connection wrote about its messages: sent, received, sent again, and what the kernel said beside.
+"""What each side of a connection wrote about its messages: a row for each process and message, from the logs' frames.
 
-Moments are of that side's monotonic clock.
+Moments are of the process's own monotonic clock. Of what was written several times, the last counts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flcommon.events import (
-    ComputeEnded,
-    ComputeStarted,
-    Delayed,
-    MessageReceived,
-    MessageSent,
-    Redelivered,
-    ReplyReceived,
-    ReplySent,
-    TcpSampled,
-)
+import polars as pl
+
+from flcommon import events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from deploy.analysis.reading.logs import Logs
 
-    from flcommon.events import AnyEvent, Stamp
-
-
-@dataclass
-class Tcp:
-    """One side's samples of a connection, in order of time."""
-
-    samples: list[TcpSampled] = field(default_factory=list)
-    places: dict[str, list[int]] = field(default_factory=dict)
-
-    def note(self, event: TcpSampled) -> None:
-        """Take in the next sample."""
-        if event.message is not None:
-            self.places.setdefault(event.message, []).append(len(self.samples))
-        self.samples.append(event)
-
-    def beside(self, message: str) -> TcpSampled | None:
-        """Return the last sample beside a message."""
-        return self.samples[self.places[message][-1]] if message in self.places else None
-
-    def retransmitted(self, message: str) -> int | None:
-        """Return the segments sent again since the sample before; None after a new connection, which counts anew."""
-        places = self.places.get(message, [])
-        if not places or places[-1] == 0:
-            return None
-        before = places[0] if len(places) > 1 else places[0] - 1
-        old, new = (self.samples[place].tcp.retransmitted for place in (before, places[-1]))
-        return new - old if old is not None and new is not None and new >= old else None
+KEY = ("process", "message")
+_OWNER = ("owner", "message")
 
 
-@dataclass
-class Side:
-    """What one side knows of its messages: where it sent one several times, all of them; received, the last."""
+def server_side(logs: Logs, servers: list[int]) -> pl.DataFrame:
+    """Return the instructions that the server's processes sent, in the order in which they were first, with replies."""
+    sent = logs.of(events.MessageSent).filter(pl.col("process").is_in(servers)).drop("at")
+    rest = [name for name in sent.columns if name not in {*KEY, "mono_ns"}]
+    asked = sent.group_by(KEY, maintain_order=True).agg(
+        pl.col("mono_ns").first().alias("first_ns"),
+        pl.col("mono_ns").last().alias("sent_ns"),
+        (pl.len() > 1).alias("again"),
+        pl.col(rest).last(),
+    )
+    told = logs.of(events.ReplyReceived).select(
+        *KEY,
+        pl.col("mono_ns").alias("reply_received_ns"),
+        pl.col("size_bytes").alias("reply_bytes"),
+        pl.col("wire_bytes").alias("reply_wire_bytes"),
+        pl.col("decode_s").alias("server_decode_s"),
+        "error",
+    )
+    found = asked.join(_last(told), on=KEY, how="left", maintain_order="left")
+    return _with_again(found, logs, KEY, "again").rename({"process": "server"})
 
-    sent: dict[str, list[tuple[int, MessageSent | ReplySent]]] = field(default_factory=dict)
-    received: dict[str, tuple[int, MessageReceived | ReplyReceived]] = field(default_factory=dict)
-    redelivered: set[str] = field(default_factory=set)
-    delays: dict[str, float] = field(default_factory=dict)
-    started: dict[str, int] = field(default_factory=dict)
-    ended: dict[str, tuple[int, ComputeEnded]] = field(default_factory=dict)
-    delayed: dict[str, tuple[int, Delayed]] = field(default_factory=dict)
-    tcp: dict[tuple[str, bool], Tcp] = field(default_factory=dict)
 
-    def connection(self, client: str) -> Tcp:
-        """Return the samples of what leads to the other host: a relay's connection, where there is one."""
-        return self.tcp.get((client, True)) or self.tcp.get((client, False)) or Tcp()
+def client_side(logs: Logs, asked: pl.DataFrame) -> pl.DataFrame:
+    """Add to instructions what the client's process `owner` tells of each."""
+    received = logs.of(events.MessageReceived).select(
+        *KEY,
+        pl.col("mono_ns").alias("own_received_ns"),
+        pl.col("queue_s").alias("client_queue_s"),
+        pl.col("decode_s").alias("client_decode_s"),
+    )
+    started = logs.of(events.ComputeStarted).select(*KEY, pl.col("mono_ns").alias("own_started_ns"))
+    ended = logs.of(events.ComputeEnded).select(*KEY, pl.col("mono_ns").alias("own_ended_ns"), "cpu_s")
+    delayed = logs.of(events.Delayed).select(
+        *KEY,
+        pl.col("mono_ns").alias("own_delayed_ns"),
+        pl.col("requested_s").alias("delay_requested_s"),
+        pl.col("measured_s").alias("delay_s"),
+    )
+    for told in (received, started, ended, delayed):
+        asked = _joined(asked, _last(told))
+    asked = _joined(asked, _replies(logs))
+    asked = _with_again(asked, logs, _OWNER, "reply_again")
+    for up, way in ((False, "down"), (True, "up")):
+        used = logs.of(events.LinkUsed).filter(pl.col("up") == up)
+        used = used.select(
+            *KEY, pl.col("overflowed").alias(f"{way}_overflowed"), pl.col("held_mean_ms").alias(f"{way}_held_ms")
+        )
+        asked = _joined(asked, _last(used))
+    return asked
 
 
-def side_of(told: Iterable[tuple[Stamp, AnyEvent]]) -> Side:
-    """Read one process's events."""
-    side = Side()
-    for stamp, event in told:
-        match event:
-            case MessageSent() | ReplySent():
-                side.sent.setdefault(event.message, []).append((stamp.mono_ns, event))
-            case MessageReceived() | ReplyReceived():
-                side.received[event.message] = (stamp.mono_ns, event)
-            case Redelivered():
-                side.redelivered.add(event.message)
-            case Delayed():
-                side.delays[event.message] = event.measured_s
-                side.delayed[event.message] = (stamp.mono_ns, event)
-            case ComputeStarted():
-                side.started[event.message] = stamp.mono_ns
-            case ComputeEnded():
-                side.ended[event.message] = (stamp.mono_ns, event)
-            case TcpSampled():
-                side.tcp.setdefault((event.client, event.relay), Tcp()).note(event)
-            case _:
-                pass
-    return side
+def with_kernels_word(logs: Logs, asked: pl.DataFrame) -> pl.DataFrame:
+    """Add what the sending side's kernel says beside each message."""
+    found = _connections(logs)
+    down = found.rename({"process": "server"} | {name: f"down_{name}" for name in _TCP})
+    up = found.rename({"process": "owner"} | {name: f"up_{name}" for name in _TCP})
+    asked = asked.join(down, on=("server", "client", "message"), how="left", maintain_order="left")
+    return asked.join(up, on=("owner", "client", "message"), how="left", maintain_order="left")
+
+
+_TCP = ("retransmitted", "rtt_ms", "rtt_min_ms")
+
+
+def _connections(logs: Logs) -> pl.DataFrame:
+    """Return, by process, client and message, the last sample beside it, and the segments sent again until then.
+
+    Of the two connections of a client that has a relay, the relay's leads to the other host. The first sample of a
+    connection, and one whose count is lower than that before, as after a new connection, tell of no segment.
+    """
+    samples = logs.of(events.TcpSampled).with_columns(pl.col("relay").any().over("process", "client").alias("relayed"))
+    samples = samples.filter(pl.col("relay") == pl.col("relayed"))
+    samples = samples.with_columns(pl.col("retransmitted").shift(1).over("process", "client").alias("before"))
+    beside = (
+        samples.filter(pl.col("message").is_not_null())
+        .group_by("process", "client", "message")
+        .agg(
+            pl.when(pl.len() > 1)
+            .then(pl.col("retransmitted").first())
+            .otherwise(pl.col("before").first())
+            .alias("before"),
+            pl.col(_TCP).last(),
+        )
+    )
+    again = pl.col("retransmitted") - pl.col("before")
+    return beside.select(
+        "process", "client", "message", pl.when(again >= 0).then(again).alias("retransmitted"), *_TCP[1:]
+    )
+
+
+def _replies(logs: Logs) -> pl.DataFrame:
+    sent = logs.of(events.ReplySent)
+    return sent.group_by(KEY).agg(
+        pl.col("mono_ns").last().alias("own_sent_ns"),
+        (pl.len() > 1).alias("reply_again"),
+        pl.col("size_bytes").last().alias("own_reply_bytes"),
+        pl.col("wire_bytes").last().alias("own_reply_wire_bytes"),
+        pl.col("encode_s").last().alias("up_encode_s"),
+        pl.col("queue_s").last().alias("up_queue_s"),
+    )
+
+
+def _with_again(asked: pl.DataFrame, logs: Logs, key: tuple[str, str], name: str) -> pl.DataFrame:
+    """Let `name` be true as well for what went on after a new connection."""
+    again = logs.of(events.Redelivered).select(*KEY, pl.lit(value=True).alias("anew")).unique()
+    found = asked.join(again, left_on=key, right_on=KEY, how="left", maintain_order="left")
+    return found.with_columns((pl.col(name) | pl.col("anew").fill_null(value=False)).alias(name)).drop("anew")
+
+
+def _last(told: pl.DataFrame) -> pl.DataFrame:
+    return told.unique(KEY, keep="last")
+
+
+def _joined(asked: pl.DataFrame, told: pl.DataFrame) -> pl.DataFrame:
+    return asked.join(told, left_on=_OWNER, right_on=KEY, how="left", maintain_order="left")

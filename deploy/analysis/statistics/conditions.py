@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from deploy.analysis.account.account import Account, account
 from deploy.analysis.reading.rows import Dataset
 from deploy.analysis.statistics import theory
+from deploy.analysis.statistics.effects import Effect, effects, parts_by_trial
 from deploy.analysis.statistics.estimate import mean
+from deploy.analysis.statistics.interval import CONFIDENCE
+from deploy.analysis.statistics.settling import settling_rounds
+from deploy.analysis.statistics.simulation import holm, predict
+from deploy.analysis.statistics.survival import ToTarget, times, to_target
 from deploy.analysis.statistics.theory import Baseline
+from deploy.analysis.statistics.undelayed import Measured, undelayed
 from deploy.labels import settings_text
 from deploy.manifest import PlannedTrial
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from deploy.analysis.reading.rows import Trial
+    from deploy.analysis.statistics.undelayed import Undelayed
 
 
 Key = TypeVar("Key", int, str)
@@ -33,7 +41,8 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     `expected_s` is theory's E[T]; `drawn_s` the same with the delays that were in fact drawn, so that
     `total_s - drawn_s` is what luck of the draw does not explain. `expected_low_s` to `expected_high_s` is where the
     mean of so many trials lies in 95 of 100 cases if theory holds (see `simulation`), `p_value` how rarely it is as far
-    off as it was, `agrees` whether that is no reason to doubt, over all conditions. None where nothing is known.
+    off as it was, `agrees` whether that is no reason to doubt, over all conditions. `to_target` takes the censored
+    trials into account too. None where nothing is known.
     """
 
     plan: PlannedTrial
@@ -57,6 +66,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     agrees: bool | None = None
     drawn_s: float | None
     ideal_s: float | None
+    to_target: ToTarget | None = None
 
     @property
     def difference_s(self) -> float | None:
@@ -88,6 +98,7 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     baselines: dict[str, Baseline | None]
     conditions: tuple[Condition, ...]
     account: Account = Account()
+    effects: tuple[Effect, ...] = ()
 
 
 def is_delay(key: str) -> bool:
@@ -112,28 +123,44 @@ def grouped(trials: Iterable[Trial], key: Callable[[PlannedTrial], Key]) -> dict
 def analyse(dataset: Dataset) -> Analysis:
     """Sum up a data set by condition."""
     clients = theory.clients_per_round(dataset)
+    told = account(dataset)
+    slow = settling_rounds(told.rounds)
     groups = grouped(dataset.trials, base_key)
-    baselines = {key: theory.baseline(trials) for key, trials in groups.items()}
-    conditions = grouped(dataset.trials, lambda plan: plan.condition)
+    baselines = {key: theory.baseline(trials, slow) for key, trials in groups.items()}
+    delayed = {key: trials for key, trials in groups.items() if not all(trial.undelayed for trial in trials)}
+    natural = {key: undelayed(trials, Measured(dataset.works, slow, clients)) for key, trials in delayed.items()}
+    by_condition = dict(sorted(grouped(dataset.trials, lambda plan: plan.condition).items()))
+    conditions = [
+        _condition(trials, Known(clients, baselines[key], natural.get(key)))
+        for trials in by_condition.values()
+        for key in [base_key(trials[0].plan)]
+    ]
     return Analysis(
         dataset=dataset,
         clients=clients,
         baselines=baselines,
-        conditions=tuple(
-            _condition(trials, baselines[base_key(trials[0].plan)], clients) for _, trials in sorted(conditions.items())
-        ),
-        account=account(dataset),
+        conditions=_judged(conditions),
+        account=told,
+        effects=effects(conditions, by_condition, parts_by_trial(told.rounds)),
     )
 
 
-def _condition(trials: list[Trial], base: Baseline | None, clients: int) -> Condition:
+class Known(NamedTuple):
+    """What theory is given: the clients of a round, c, and what rounds without delay are like."""
+
+    clients: int
+    base: Baseline | None
+    natural: Undelayed | None
+
+
+def _condition(trials: list[Trial], known: Known) -> Condition:
     plan = trials[0].plan
     timed = [trial for trial in trials if trial.timed]
     rounds = _mean(len(trial.rounds) for trial in timed)
     totals = [trial.total_s for trial in timed if trial.total_s is not None]
     accuracies = _known(trial.accuracy for trial in trials if trial.status == "complete")
     time, accuracy = mean(totals), mean(accuracies)
-    return Condition(
+    condition = Condition(
         plan=plan,
         label=settings_text(plan),
         planned=len(trials),
@@ -148,10 +175,30 @@ def _condition(trials: list[Trial], base: Baseline | None, clients: int) -> Cond
         method=time.method if time else "",
         accuracy_low=accuracy.low if accuracy else None,
         accuracy_high=accuracy.high if accuracy else None,
-        expected_s=_expected_s(plan, rounds, base, clients),
-        drawn_s=_with_draws(timed, base),
+        expected_s=_expected_s(plan, rounds, known.base, known.clients),
+        drawn_s=_with_draws(timed, known.base),
         ideal_s=_mean(theory.ideal_s(trial) for trial in timed),
+        to_target=to_target(times(trials)),
     )
+    return _predicted(condition, timed, known.natural)
+
+
+def _predicted(condition: Condition, timed: list[Trial], natural: Undelayed | None) -> Condition:
+    """Add theory's band, and the p-value, unless theory took the rounds of these very trials."""
+    found = predict(timed, natural) if natural is not None else None
+    if natural is None or found is None:
+        return condition
+    itself = natural.own and timed[0].undelayed
+    band = {"expected_low_s": found.low_s, "expected_high_s": found.high_s}
+    return replace(condition, **band, p_value=None if itself else found.p_value)
+
+
+def _judged(conditions: Sequence[Condition]) -> tuple[Condition, ...]:
+    """Say of each condition that was tested whether it agrees with theory, all of them considered."""
+    tested = [each for each in conditions if each.p_value is not None]
+    corrected = holm([each.p_value for each in tested if each.p_value is not None])
+    verdicts = {each.plan.condition: p >= 1 - CONFIDENCE for each, p in zip(tested, corrected, strict=True)}
+    return tuple(replace(each, agrees=verdicts.get(each.plan.condition)) for each in conditions)
 
 
 def _expected_s(plan: PlannedTrial, rounds: float | None, base: Baseline | None, clients: int) -> float | None:

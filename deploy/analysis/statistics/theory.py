@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from deploy.analysis.reading.rows import Dataset, Round, Trial
     from flcommon.delay import Delay
@@ -26,36 +26,38 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
     Where links are injected, it is with them, and `control_s` that of the control rounds, if there are any. `source`
     says whether those rounds had no delay to begin with, or had their largest measured one subtracted. The median,
-    because one slow round (the first, with cold caches, or a busy moment) must not lift the whole curve.
+    because one slow round (a busy moment) must not lift the whole curve; `settling` first rounds of trials are not
+    counted besides.
     """
 
     round_s: float
     rounds: int
     source: Source
     control_s: float | None = None
+    settling: int = 0
 
 
-def baseline(trials: Iterable[Trial]) -> Baseline | None:
+def baseline(trials: Iterable[Trial], slow: Collection[tuple[int, int]] = ()) -> Baseline | None:
     """Return the round time without delay of complete `trials`; None when no round of theirs is known.
 
-    All must share their settings apart from the delay. Without a trial that asked for no delay, every round's
-    largest measured delay is subtracted from its duration: a little too much, where a delay overlapped with a slower
-    client's compute time.
+    `slow` are the rounds that are settling, by trial and number: they do not count. All trials must share their
+    settings apart from the delay. Without a trial that asked for no delay, every round's largest measured delay is
+    subtracted from its duration: a little too much, where a delay overlapped with a slower client's compute time.
     """
     complete = [trial for trial in trials if trial.status == "complete"]
-    rounds = [each for each in _rounds(complete) if not each.control]
-    control = [each for trial in complete if trial.plan.links for each in trial.rounds if each.control]
-    control_s = median(times) if (times := list(_times(control))) else None
-    if control_s is None:
-        rounds = list(_rounds(complete))  # without links, a control round is one without delay
-    kept = set(map(id, rounds))
-    plain = list(_times(each for trial in complete if trial.undelayed for each in trial.rounds if id(each) in kept))
-    if plain:
-        return Baseline(round_s=median(plain), rounds=len(plain), source="trials without delay", control_s=control_s)
-    rest = list(_undelayed_times(rounds))
-    if not rest:
+    settled = [(t, each) for t in complete for each in t.rounds if (t.plan.index, each.number) not in slow]
+    control = list(_times(each for trial, each in settled if trial.plan.links and each.control))
+    control_s = median(control) if control else None
+    # without links, a control round is one without delay
+    rounds = [(trial, each) for trial, each in settled if control_s is None or not each.control]
+    plain = list(_times(each for trial, each in rounds if trial.undelayed))
+    times = plain or list(_undelayed_times(each for _, each in rounds))
+    if not times:
         return None
-    return Baseline(round_s=median(rest), rounds=len(rest), source="delays subtracted", control_s=control_s)
+    asked = {trial.plan.index for trial in complete if trial.undelayed or not plain}
+    left_out = sum(index in asked for index, _ in slow)
+    source: Source = "trials without delay" if plain else "delays subtracted"
+    return Baseline(round_s=median(times), rounds=len(times), source=source, control_s=control_s, settling=left_out)
 
 
 def _rounds(trials: Iterable[Trial]) -> Iterator[Round]:
@@ -69,7 +71,7 @@ def _times(rounds: Iterable[Round]) -> Iterator[float]:
 def _undelayed_times(rounds: Iterable[Round]) -> Iterator[float]:
     for each in rounds:
         if each.duration_s is not None and each.covered:
-            yield each.duration_s - max(client.measured_s or 0.0 for client in each.clients)
+            yield each.duration_s - each.delayed_s
 
 
 def clients_per_round(dataset: Dataset) -> int:
@@ -94,10 +96,7 @@ def drawn_s(trial: Trial) -> float | None:
     if trial.undelayed:
         return 0.0
     delayed = [each for each in trial.rounds if not each.control]
-    draws = [[row.requested_s for row in each.clients] for each in delayed if each.covered]
-    known = [[draw for draw in each if draw is not None] for each in draws]
-    whole = len(draws) == len(delayed) and known == draws
-    return sum(max(each) for each in known) if whole else None
+    return known_sum(each.drawn_s if each.covered else None for each in delayed)
 
 
 def ideal_s(trial: Trial) -> float | None:

@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from deploy.analysis.reading.rows import Round, Trial
 from deploy.manifest import SCHEMA_VERSION, HostRecord, Manifest, PlannedTrial
 from flcommon.delay import Constant, Delay, Draw, Seconds, draw_s
 from flcommon.eventlog import EventLog, Moment
 from flcommon.events import (
+    ClockExchange,
     ComputeEnded,
     ComputeStarted,
     Delayed,
     Event,
     JobAccepted,
+    MessageReceived,
     MessageSent,
     Metrics,
     ReplyReceived,
+    ReplySent,
     Resumed,
     RoundEnded,
     RoundStarted,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 CLIENTS = ("pi4-a", "pi4-b", "pc-c")
 NS = 1_000_000_000
+DAY_NS = 1_700_000_000 * NS
 SENT = {"size_bytes": 248024, "wire_bytes": 248200, "encode_s": 0.001, "queue_s": 0.0, "send_s": 0.001}
 RECEIVED = {"size_bytes": 248024, "wire_bytes": 248200, "receive_s": 0.0, "decode_s": 0.001}
 
@@ -99,12 +104,16 @@ class Writer:
 
     def write(self, at_s: float, event: Event) -> None:
         ns = round((self.mono_s + at_s) * NS)
-        self.log.write(event, Moment(ns, ns + 1_700_000_000 * NS))
+        self.log.write(event, Moment(ns, ns + DAY_NS))
 
 
 @dataclass
 class FakeRun:
-    """A run directory that is being made; `write` makes it."""
+    """A run directory that is being made; `write` makes it.
+
+    The logs of a `whole` one tell of messages and clocks too: half of a round's rest is the way there, half the way
+    back.
+    """
 
     folder: Path
     trials: Sequence[FakeTrial]
@@ -112,6 +121,7 @@ class FakeRun:
     status: str = "complete"
     error: str | None = None
     lab: str = "bench-1"
+    whole: bool = False
     facts: dict[str, Any] = field(default_factory=lambda: {"machine": "aarch64", "cores": 4})
 
     def write(self) -> Path:
@@ -173,14 +183,42 @@ class FakeRun:
         for client, work in each.works.items():
             message = {"trial": trial, "round": number, "message": f"m{trial}-{number}-{client}", "client": client}
             server.write(at_s, MessageSent(**message, kind="train", **SENT))
+            if self.whole:
+                self._talk(writers, message, work, (at_s, each.rest_s / 2))
             _train(writers[client], message, work, at_s + each.rest_s / 2)
-        for client in each.works:
+        for client, work in sorted(each.works.items(), key=lambda item: item[1].compute_s + item[1].measured_s):
             message = {"trial": trial, "round": number, "message": f"m{trial}-{number}-{client}", "client": client}
-            server.write(at_s + each.duration_s, ReplyReceived(**message, kind="train", **RECEIVED))
+            there_s = work.compute_s + work.measured_s + each.rest_s if self.whole else each.duration_s
+            server.write(at_s + there_s, ReplyReceived(**message, kind="train", **RECEIVED))
         if each.accuracy is not None:
             values = {"accuracy": each.accuracy, "loss": 1.0}
             server.write(at_s + each.duration_s, Metrics(trial=trial, round=number, source="central", values=values))
         server.write(at_s + each.duration_s, RoundEnded(trial=trial, round=number, duration_s=each.duration_s))
+
+    def _talk(
+        self, writers: Mapping[str, Writer], message: dict[str, Any], work: Work, way: tuple[float, float]
+    ) -> None:
+        """Write what the client tells of its message, and a comparison of clocks; `way`: when it left, how long."""
+        (at_s, way_s), client = way, writers[message["client"]]
+        here_s, done_s = at_s + way_s, at_s + way_s + work.compute_s + work.measured_s
+        known = {"receive_s": 0.0, "queue_s": 0.0, "decode_s": 0.0}
+        size = {"size_bytes": SENT["size_bytes"], "wire_bytes": SENT["wire_bytes"]}
+        client.write(here_s, MessageReceived(**message, kind="train", **size, **known))
+        sent = SENT | {"encode_s": 0.0}
+        client.write(done_s, ReplySent(**message, kind="train", **sent))
+        server_ns, client_ns = (round((log.mono_s + at_s) * NS) for log in (writers["server"], client))
+        writers["server"].write(
+            at_s + 0.002,
+            ClockExchange(
+                client=message["client"],
+                server_sent_mono_ns=server_ns,
+                server_sent_wall_ns=server_ns + DAY_NS,
+                client_received_mono_ns=client_ns + NS // 1000,
+                client_received_wall_ns=client_ns + NS // 1000 + DAY_NS,
+                client_sent_mono_ns=client_ns + NS // 1000,
+                client_sent_wall_ns=client_ns + NS // 1000 + DAY_NS,
+            ),
+        )
 
 
 def _train(writer: Writer, message: dict[str, Any], work: Work, at_s: float) -> None:
@@ -190,16 +228,27 @@ def _train(writer: Writer, message: dict[str, Any], work: Work, at_s: float) -> 
     writer.write(end_s, Delayed(**message, kind="train", requested_s=work.requested_s, measured_s=work.measured_s))
 
 
-def drawn_round(delay: Delay, schedule: int, number: int, noise: Callable[[], float]) -> FakeRound:
-    """Make a round with the product's own draws, clients of about 0.3 s compute, and about 0.1 s for all else."""
-    works = {}
-    for client in CLIENTS:
+def drawn_round(
+    delay: Delay, place: tuple[int, int], noise: Callable[[], float], clients: Sequence[str] = CLIENTS
+) -> FakeRound:
+    """Make a round with the product's own draws, clients of about 0.3 s compute, and about 0.1 s for all else.
+
+    `place` is the delays' schedule, and the round's number.
+    """
+    works, (schedule, number) = {}, place
+    for client in clients:
         want = draw_s(delay, Draw(seed=1, client=client, schedule=schedule, round=number))
         works[client] = Work(0.3 + 0.01 * noise(), want, want + (0.0002 + 0.0001 * noise() if want else 0.0))
     return FakeRound(works, rest_s=0.1 + 0.02 * noise(), accuracy=0.1 + 0.1 * number)
 
 
-def sweep(sizes: Sequence[Seconds], repeats: int, rounds: int, noise: Callable[[], float]) -> list[FakeTrial]:
+def sweep(
+    sizes: Sequence[Seconds],
+    repeats: int,
+    rounds: int,
+    noise: Callable[[], float],
+    clients: Sequence[str] = CLIENTS,
+) -> list[FakeTrial]:
     """Make the trials of a figure 4: probability 0 to 1 by 0.2, times `sizes`, times `repeats`."""
     conditions = [Delay(p / 5, size) for size in sizes for p in range(6)]
     trials = []
@@ -207,7 +256,7 @@ def sweep(sizes: Sequence[Seconds], repeats: int, rounds: int, noise: Callable[[
         for condition, delay in enumerate(conditions):
             index = repeat * len(conditions) + condition
             planned = plan(index, delay, condition=condition, repeat=repeat, schedule=index, rounds=rounds)
-            made = [drawn_round(delay, index, number, noise) for number in range(1, rounds + 1)]
+            made = [drawn_round(delay, (index, number), noise, clients) for number in range(1, rounds + 1)]
             trials.append(FakeTrial(planned, made))
     return trials
 
@@ -217,6 +266,22 @@ def simple_round(busy_s: float, delay_s: float = 0.0, rest_s: float = 0.0, accur
     works = {client: Work(busy_s / 2) for client in CLIENTS[:-1]}
     works[CLIENTS[-1]] = Work(busy_s, delay_s, delay_s)
     return FakeRound(works, rest_s, accuracy)
+
+
+def measured_trial(planned: PlannedTrial, busy_s: Sequence[float], rest_s: Sequence[float]) -> Trial:
+    """Make a complete trial as it is read, without a log: by round, the slowest client's time and the rest."""
+    rounds = tuple(
+        Round(number=number, started_s=0.0, duration_s=busy + rest, accuracy=None, asked=0)
+        for number, (busy, rest) in enumerate(zip(busy_s, rest_s, strict=True), 1)
+    )
+    total_s = sum(each.duration_s or 0.0 for each in rounds)
+    return Trial(plan=planned, status="complete", total_s=total_s, target_s=None, accuracy=None, rounds=rounds)
+
+
+def timed_trial(planned: PlannedTrial, total_s: float, *, reached: bool = True) -> Trial:
+    """Make a complete trial of which nothing is known but how long it took, and whether it reached its target."""
+    target_s = total_s if reached and planned.stop is not None else None
+    return Trial(plan=planned, status="complete", total_s=total_s, target_s=target_s, accuracy=None, rounds=())
 
 
 @pytest.fixture(scope="session")

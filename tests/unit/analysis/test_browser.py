@@ -8,27 +8,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 from playwright.sync_api import sync_playwright
 
-from deploy.analysis.page.page import Drawings, page
+from deploy.analysis.figures.catalogue import figures
+from deploy.analysis.figures.render import on_page
+from deploy.analysis.page.library import bundling
+from deploy.analysis.page.page import STILL_LIMIT, Drawings, page
+from deploy.analysis.page.sections import Picture
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
-from deploy.analysis.report import write_report
 from deploy.analysis.statistics.conditions import analyse
 from flcommon.delay import Constant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import ModuleType
 
     from playwright.sync_api import Browser, Locator, Page
 
+    from deploy.analysis.statistics.conditions import Analysis
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"]
 DESKTOP, PHONE = (1280, 900), (390, 844)
 ALL_DRAWN = "() => [...document.querySelectorAll('.chart')].every(each => each.dataset.drawn)"
+LIBRARY_BYTES = 1_500_000
 OVERFLOW = "() => document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -42,16 +49,26 @@ class Visit:
     complaints: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
-    def marks(self, figure: str, role: str) -> int:
+    def counted(self, figure: str, role: str) -> int:
         return self.page.locator(f"#{figure} [aria-roledescription='{role}']").count()
 
-    def column(self, table: str, number: int) -> list[str]:
-        rows = self.page.locator(f"#{table} tbody tr:not([hidden])")
-        cells = [row.locator("th, td").nth(number) for row in rows.all()]
-        return [cell.inner_text().replace("\N{NO-BREAK SPACE}", " ") for cell in cells]
+    def points(self, figure: str) -> Locator:
+        """Return the points of a figure, whatever their shape."""
+        return self.page.locator(f"#{figure} .mark-symbol.role-mark path")
 
-    def head(self, table: str, number: int) -> Locator:
-        return self.page.locator(f"#{table} thead th").nth(number)
+    def column(self, table: str, name: str, *, folded: bool = False) -> list[str]:
+        """Return what the rows that are shown have in a column, which is given by the start of its heading."""
+        rows = self.page.locator(f"#{table} tbody tr:not([hidden])")
+        cells = rows.locator(f":nth-child({self.place(table, name) + 1})")
+        words = cells.all_text_contents() if folded else cells.all_inner_texts()
+        return [word.replace("\N{NO-BREAK SPACE}", " ") for word in words]
+
+    def place(self, table: str, name: str) -> int:
+        heads = self.page.locator(f"#{table} thead th").all_text_contents()
+        return next(place for place, head in enumerate(heads) if head.startswith(name))
+
+    def head(self, table: str, name: str) -> Locator:
+        return self.page.locator(f"#{table} thead th").nth(self.place(table, name))
 
     def show(self, condition: str) -> None:
         """Choose a condition, and wait until every chart that can has followed."""
@@ -92,21 +109,45 @@ def visit(browser: Browser, file: Path, size: tuple[int, int] = DESKTOP, **optio
         context.close()
 
 
-def without_charts(run: Path) -> Path:
-    """Write the page alone: charts take seconds."""
-    analysis = analyse(read_dataset(run))
-    file = run / "index.html"
-    file.write_text(page(analysis, headlines(analysis), Drawings()), encoding="utf-8")
+def written(analysis: Analysis, file: Path, pictures: Sequence[Picture] = (), script: str = "") -> Path:
+    """Write the page alone, without the figures' files, which take seconds."""
+    drawings = Drawings(pictures=tuple(pictures), script=script)
+    file.write_text(page(analysis, headlines(analysis), drawings), encoding="utf-8")
     return file
 
 
+def pictures(analysis: Analysis) -> list[Picture]:
+    """Return all figures; what stands in for the drawn ones is as high as most are."""
+    return [
+        Picture(
+            name=each.name,
+            title=each.title,
+            subtitle=each.subtitle,
+            caption=each.caption,
+            alt=each.alt,
+            spec=on_page(each),
+            svg='<svg height="300"></svg>',
+        )
+        for each in figures(analysis)
+    ]
+
+
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, kit: ModuleType) -> Path:
-    """The page of 18 conditions."""
+def swept(tmp_path_factory: pytest.TempPathFactory, kit: ModuleType) -> Analysis:
+    """18 conditions of 3 rounds."""
     rng = random.Random(1)  # noqa: S311 - noise for a picture
     sizes = [Constant(0.3), Constant(0.4), Constant(0.5)]
     trials = kit.sweep(sizes, 1, 3, lambda: rng.gauss(0, 1))
-    return write_report(kit.FakeRun(tmp_path_factory.mktemp("sweep"), trials).write()).page
+    return analyse(read_dataset(kit.FakeRun(tmp_path_factory.mktemp("sweep"), trials, whole=True).write()))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, swept: Analysis) -> Path:
+    """Their page, with 13 figures."""
+    with bundling() as script:
+        library = script()
+    assert len(library) < LIBRARY_BYTES
+    return written(swept, tmp_path_factory.mktemp("page") / "index.html", pictures(swept), library)
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +158,14 @@ def opened(browser: Browser, index: Path) -> Iterator[Visit]:
         yield seen
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
 def test_charts_are_drawn_offline_without_complaint(
     browser: Browser, index: Path, size: tuple[int, int], scheme: str
 ) -> None:
-    """18 trials: 18 points, 3 solid and 3 dashed lines; a silent console; not one request; nothing wider than it."""
+    """A silent console, not one request, nothing that is wider than the page, and words for who cannot see it."""
     with visit(browser, index, size, color_scheme=scheme) as seen:
         seen.page.wait_for_function(ALL_DRAWN)
         assert (seen.complaints, seen.asked) == ([], [])
-        assert seen.marks("figure-4", "circle") == 18
-        assert seen.marks("figure-4", "line mark") == 6
         assert seen.page.evaluate(OVERFLOW) == 0
         label = seen.page.locator("#figure-4").get_attribute("aria-label")
         assert label is not None
@@ -148,7 +186,7 @@ def test_colors_follow_the_scheme_and_what_was_chosen_stays(opened: Visit) -> No
 
 def test_pointing_at_a_trial_shows_its_numbers(opened: Visit) -> None:
     """The tooltip holds the training time of the point, to the hundredth of a second."""
-    point = opened.page.locator("#figure-4 [aria-roledescription='circle']").first
+    point = opened.points("figure-4").first
     point.hover()
     tip = opened.page.locator("#vg-tooltip-element.visible")
     tip.wait_for()
@@ -160,16 +198,16 @@ def test_pointing_at_a_trial_shows_its_numbers(opened: Visit) -> None:
 def test_tables_sort_both_ways_by_value_with_the_keyboard_too(opened: Visit) -> None:
     """Numbers sort as numbers: 10 after 9; what is not known comes last, whichever way."""
     for keys in ("click", "Enter"):
-        button = opened.head("conditions-table", 5).get_by_role("button")
+        button = opened.head("conditions-table", "measured").get_by_role("button")
         orders = []
         for way in ("ascending", "descending"):
             button.click() if keys == "click" else button.press(keys)
-            assert opened.head("conditions-table", 5).get_attribute("aria-sort") == way
-            orders.append([float(cell) for cell in opened.column("conditions-table", 5)])
+            assert opened.head("conditions-table", "measured").get_attribute("aria-sort") == way
+            orders.append([float(cell) for cell in opened.column("conditions-table", "measured")])
         assert orders[0] == sorted(orders[0])
         assert orders[1] == sorted(orders[0], reverse=True)
         assert len(set(orders[0])) > 9
-        opened.head("conditions-table", 0).get_by_role("button").click()
+        opened.head("conditions-table", "p").get_by_role("button").click()
 
 
 def test_unknown_values_sort_last(browser: Browser, tmp_path: Path, kit: ModuleType) -> None:
@@ -179,32 +217,57 @@ def test_unknown_values_sort_last(browser: Browser, tmp_path: Path, kit: ModuleT
         )
         for number, ended in enumerate((True, False, True))
     ]
-    with visit(browser, without_charts(kit.FakeRun(tmp_path, trials).write())) as seen:
+    analysis = analyse(read_dataset(kit.FakeRun(tmp_path, trials).write()))
+    with visit(browser, written(analysis, tmp_path / "index.html")) as seen:
         for order in (["1.00", "3.00", "–"], ["3.00", "1.00", "–"]):  # noqa: RUF001 - an en dash
-            seen.head("conditions-table", 4).get_by_role("button").click()
-            assert seen.column("conditions-table", 4) == order
+            seen.head("conditions-table", "measured").get_by_role("button").click()
+            assert seen.column("conditions-table", "measured") == order
+
+
+def test_every_chart_has_the_marks_of_its_data(opened: Visit, swept: Analysis) -> None:
+    """18 conditions, of 3 rounds each, on 3 clients: nothing is left out, nothing is blank."""
+    delays = swept.dataset.tasks.filter(pl.col("delay_s") > 0).height
+    assert opened.points("figure-4").count() == 18
+    assert opened.counted("figure-4", "line mark") == 6
+    assert opened.counted("figure-stragglers", "rect mark") == 18 * 3
+    assert opened.points("figure-accuracy-rounds").count() == 18 * 3
+    assert opened.counted("figure-compute", "bar") == 3
+    assert opened.counted("figure-clocks", "area mark") == 3
+    assert opened.points("figure-injected").count() == delays > 50
+    names = opened.page.locator(".chart").evaluate_all("all => all.map(each => each.id)")
+    assert len(names) == 13
+    assert all(opened.page.locator(f"#{name} [aria-roledescription]").count() > 4 for name in names)
 
 
 def test_a_condition_can_be_shown_alone(opened: Visit) -> None:
     """Its rows of every table, and its marks of every chart that has conditions; then all of them again."""
+    looked = (("figure-account", "bar"), ("figure-stragglers", "rect mark"))
+    before = [opened.counted(*each) for each in looked]
     opened.show("p = 1, d = 0.5 s")
-    assert opened.column("conditions-table", 1) == ["0.5 s"]
+    assert opened.column("conditions-table", "d") == ["0.5 s"]
+    assert opened.page.locator("main").get_attribute("data-shown") == "p = 1, d = 0.5 s"
+    assert set(opened.column("what-if-conditions", "condition", folded=True)) == {"p = 1, d = 0.5 s"}
+    assert len(opened.column("account-clients", "client")) == 3
+    assert [18 * opened.counted(*each) for each in looked] == before
+    assert opened.points("figure-injected").count() == 3 * 3
     opened.show("all")
-    assert len(opened.column("conditions-table", 1)) == 18
+    assert len(opened.column("conditions-table", "d")) == 18
+    assert opened.page.locator("main").get_attribute("data-shown") is None
+    assert [opened.counted(*each) for each in looked] == before
 
 
-def test_the_contents_lead_to_every_section(browser: Browser, index: Path) -> None:
+def test_the_contents_lead_to_every_section(opened: Visit) -> None:
     """On a phone too: a list that opens, closes once something was chosen, and brings it into sight."""
-    with visit(browser, index, PHONE) as seen:
-        links = seen.page.locator("#contents a")
-        assert links.count() == seen.page.locator("main > section").count()
-        seen.page.locator("#contents summary").click()
-        seen.page.get_by_role("link", name="Problems").click()
-        heading = seen.page.get_by_role("heading", name="Problems")
-        assert not links.first.is_visible()
-        box = heading.bounding_box()
-        assert box is not None
-        assert 0 < box["y"] < PHONE[1]
+    opened.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    links = opened.page.locator("#contents a")
+    assert links.count() == opened.page.locator("main > section").count()
+    opened.page.locator("#contents summary").click()
+    opened.page.get_by_role("link", name="Problems").click()
+    box = opened.page.get_by_role("heading", name="Problems").bounding_box()
+    assert not links.first.is_visible()
+    assert box is not None
+    assert 0 < box["y"] < PHONE[1]
+    opened.page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
 
 
 def test_a_print_shows_what_is_folded(opened: Visit) -> None:
@@ -213,6 +276,17 @@ def test_a_print_shows_what_is_folded(opened: Visit) -> None:
     for event, shown in (("beforeprint", True), ("afterprint", False)):
         opened.page.evaluate(f"() => dispatchEvent(new Event('{event}'))")
         assert folded.evaluate("each => each.open") is shown
+
+
+def test_a_large_run_stays_small(tmp_path: Path, kit: ModuleType) -> None:
+    """18 conditions, 30 rounds, 10 clients: the page, with each still picture as large as may be, is below 15 MB."""
+    rng = random.Random(1)  # noqa: S311 - noise for a picture
+    clients = tuple(f"host-{number}" for number in range(10))
+    trials = kit.sweep([Constant(0.3), Constant(0.4), Constant(0.5)], 1, 30, lambda: rng.gauss(0, 1), clients)
+    analysis = analyse(read_dataset(kit.FakeRun(tmp_path, trials, clients, whole=True).write()))
+    shown = pictures(analysis)
+    bytes_of_page = written(analysis, tmp_path / "index.html", shown).stat().st_size
+    assert bytes_of_page + len(shown) * STILL_LIMIT + LIBRARY_BYTES < 15_000_000
 
 
 def test_the_check_itself_notices_requests_and_errors(browser: Browser, tmp_path: Path) -> None:

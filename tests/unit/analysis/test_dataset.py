@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from deploy.analysis.reading.clientlog import client_rounds
 from deploy.analysis.reading.dataset import read_dataset
-from deploy.analysis.reading.table import frame
 from deploy.errors import InputError
 from flcommon.delay import Constant, Delay
 from flcommon.eventlog import EventLog, Moment
@@ -27,7 +25,6 @@ from flcommon.events import (
     Place,
     Refused,
     ReplyReceived,
-    Stamp,
     TrialEnded,
 )
 from flcommon.job import Stop
@@ -49,8 +46,14 @@ def test_totals_rounds_and_clients_are_those_of_the_logs(tmp_path: Path, kit: Mo
         (1, 0.0, 2.5, 0.25, 3),
         (2, 2.5, 6.0, 0.5, 3),
     ]
-    first = {row.client: (row.compute_s, row.requested_s, row.measured_s) for row in trial.rounds[0].clients}
-    assert first == {"pi4-a": (1.0, 0.5, 0.625), "pi4-b": (0.25, 0.0, 0.0), "pc-c": (2.0, 0.0, 0.0)}
+    assert dataset.works.filter(round=1).rows() == [
+        (0, 1, "pi4-a", 1.0, 0.5, 0.625),
+        (0, 1, "pi4-b", 0.25, 0.0, 0.0),
+        (0, 1, "pc-c", 2.0, 0.0, 0.0),
+    ]
+    first, second = trial.rounds
+    assert (first.told, first.covered, first.drawn_s, first.delayed_s) == (3, True, 0.5, 0.625)
+    assert [each.critical and each.critical.client for each in (first, second)] == ["pc-c", "pc-c"]
     assert dataset.problems == ()
     assert dataset.versions["pc-c"] == {"python": "3.11.2", "flwr": "1.41.0"}
 
@@ -117,8 +120,9 @@ def test_missing_torn_and_gapped_logs_are_problems_and_not_fatal(tmp_path: Path,
         "raw/stranger: no host of this name in the manifest; ignored",
     )
     assert dataset.trials[0].total_s == 2.0
-    clients = [{row.client: row.compute_s for row in each.clients} for each in dataset.trials[0].rounds]
-    assert clients == [{"pi4-b": 0.5, "pc-c": None}, {"pi4-b": 0.5, "pc-c": 1.0}]
+    assert dataset.works.select("round", "client", "compute_s").rows() == [
+        (1, "pi4-b", 0.5), (1, "pc-c", None), (2, "pi4-b", 0.5), (2, "pc-c", 1.0),
+    ]  # fmt: skip
     assert not dataset.trials[0].rounds[0].covered
 
 
@@ -168,8 +172,7 @@ def test_no_duration_runs_from_one_process_to_the_next(tmp_path: Path, kit: Modu
         del story[5]
     rewritten(run, "pc-c", story)
     dataset = read_dataset(run)
-    (row,) = (row for row in dataset.trials[0].rounds[0].clients if row.client == "pc-c")
-    assert (row.compute_s, row.requested_s, row.measured_s) == (None if lost_start else 0.25, 1.0, 1.125)
+    assert dataset.works.filter(client="pc-c").rows() == [(0, 1, "pc-c", None if lost_start else 0.25, 1.0, 1.125)]
     assert dataset.problems == ("pc-c: its process was started again",)
 
 
@@ -251,40 +254,31 @@ def test_manifest_of_another_schema_is_refused(tmp_path: Path, kit: ModuleType) 
         read_dataset(tmp_path)
 
 
-def test_table_has_a_row_for_each_client_in_each_round(tmp_path: Path, kit: ModuleType) -> None:
-    fake = kit.FakeRun(tmp_path, [kit.FakeTrial(kit.plan(i), [kit.simple_round(1.0, 0.5)] * 2) for i in range(3)])
-    table = frame(read_dataset(fake.write()))
-    assert table.height == 3 * 2 * 3
-    assert table["injected_measured_s"].sum() == 3 * 2 * 0.5
-    assert table.filter(table["client"] == "pc-c")["round_s"].to_list() == [1.5] * 6
-
-
-def test_several_trainings_of_a_round_are_one_row() -> None:
+@pytest.mark.parametrize("lost_end", [False, True])
+def test_several_trainings_of_a_round_are_one_row(tmp_path: Path, kit: ModuleType, *, lost_end: bool) -> None:
     """A secure aggregation sends four `train` messages a round, and delays one: the client's times add up."""
-
-    def at(second: float) -> Stamp:
-        return Stamp(v=1, seq=0, mono_ns=round(second * 1e9), wall_ns=0)
+    run = kit.FakeRun(tmp_path, [kit.FakeTrial(kit.plan(0), [kit.simple_round(1.0)])]).write()
 
     def place(message: str) -> Place:
-        return Place(trial=0, round=1, message=message, client="a", kind="train")
+        return Place(trial=0, round=1, message=message, client="pc-c", kind="train")
 
     told = [
-        (at(0.0), ComputeStarted(**place("m1"))),
-        (at(0.25), ComputeEnded(**place("m1"), cpu_s=0.0)),
-        (at(1.0), ComputeStarted(**place("m2"))),
-        (at(3.0), ComputeEnded(**place("m2"), cpu_s=0.0)),
-        (at(8.0), Delayed(**place("m2"), requested_s=4.5, measured_s=5.0)),
+        (0.0, JOB),
+        (0.0, ComputeStarted(**place("m1"))),
+        (0.25, ComputeEnded(**place("m1"), cpu_s=0.0)),
+        (1.0, ComputeStarted(**place("m2"))),
+        (3.0, ComputeEnded(**place("m2"), cpu_s=0.0)),
+        (8.0, Delayed(**place("m2"), requested_s=4.5, measured_s=5.0)),
     ]
-    (row,) = client_rounds(told)[0, 1]
-    assert (row.client, row.compute_s, row.requested_s, row.measured_s) == ("a", 2.25, 4.5, 5.0)
-    (row,) = client_rounds(told[:-2])[0, 1]
-    assert (row.compute_s, row.requested_s) == (None, None)
+    rewritten(run, "pc-c", told[:-2] if lost_end else told)
+    (row,) = read_dataset(run).works.filter(client="pc-c").rows()
+    assert row == ((0, 1, "pc-c", None, None, None) if lost_end else (0, 1, "pc-c", 2.25, 4.5, 5.0))
 
 
 def test_analysis_imports_nothing_of_the_live_lab() -> None:
     """A report can be made where neither Fabric nor Flower nor torch is installed."""
     code = (
-        "import sys, deploy.analysis.report, deploy.analysis.figures.charts, deploy.analysis.figures.render;"
+        "import sys, deploy.analysis.report, deploy.analysis.figures.catalogue, deploy.analysis.figures.render;"
         "print(sorted({'fabric', 'paramiko', 'asyncssh', 'torch', 'flwr', 'grpc'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.analysis.clocks.injected import PAYLOAD
+from deploy.analysis.columns import MESSAGES
+from deploy.analysis.export.spans import spans
 from deploy.analysis.reading.dataset import read_dataset
-from deploy.analysis.reading.messages import BELOW, CHANGED, LIFTED, LOSSY, RESENT, WINDOW, MessageRow
+from deploy.analysis.reading.messages import BELOW, CHANGED, LIFTED, LOSSY, RESENT, WINDOW, MessageRow, message_rows
 from deploy.analysis.report import write_report
 from deploy.analysis.statistics.interval import interval
 from deploy.clockline import CLOCKS_FILE, ClockLine
@@ -41,7 +43,6 @@ from flcommon.events import (
     RoundStarted,
     Tcp,
     TcpSampled,
-    TrialEnded,
 )
 from flcommon.link import Link, Step, Steps, Way
 
@@ -191,7 +192,7 @@ def story(tmp_path: Path, kit: ModuleType) -> Story:
 
 def by_way(dataset: Dataset, number: int = 1) -> tuple[MessageRow, MessageRow]:
     """Return a round's rows: down and up."""
-    down, up = (row for row in dataset.messages if row.round == number)
+    down, up = (row for row in message_rows(dataset.messages) if row.round == number)
     assert (down.direction, up.direction) == ("down", "up")
     return down, up
 
@@ -255,7 +256,7 @@ def test_natural_and_injected_are_told_apart(story: Story, delay_ms: float, laye
         assert way.applied_ms == injected_ms
     assert row.natural_rtt_ms is not None
     assert row.natural_rtt_ms.median == pytest.approx(12.0, abs=0.01)
-    assert all(line.injected_s == delay_ms / 1000 for line in dataset.messages if line.direction == "up")
+    assert all(line.injected_s == delay_ms / 1000 for line in message_rows(dataset.messages) if line.direction == "up")
 
 
 def test_what_the_layer_held_counts_rather_than_what_it_was_asked(story: Story) -> None:
@@ -520,16 +521,27 @@ def test_proofs_probes_and_lost_packets_are_summed_up(story: Story) -> None:
 
 
 def test_the_table_of_messages(story: Story) -> None:
-    """A row for each, with the types of the struct also where nothing is known."""
+    """A row for each, with the types of the contract also where nothing is known."""
     story.round(1, 4.0)
-    story.server.append((6.0, TrialEnded(trial=0, ok=True, rounds=1, duration_s=1.0)))
-    write_report(story.write())
-    table = pl.read_parquet(story.place / "messages.parquet")
+    table = story.read().messages
+    assert dict(table.schema) == {name: kind() for name, kind in MESSAGES.schema.items()}
     assert table.columns == [each.name for each in msgspec.structs.fields(MessageRow)]
     assert table.select("direction", "client", "round").rows() == [("down", "a", 1), ("up", "a", 1)]
-    assert table.schema["transfer_s"] == pl.Float64
-    assert table.schema["sent_ns"] == pl.Int64
-    assert table.schema["layer"] == pl.String
+
+
+def test_a_message_is_a_chain_of_spans(story: Story) -> None:
+    """One after the other on the server's clock, each as sure as the clock is that it was read from."""
+    story.round(1, 4.0)
+    rows = spans(story.read()).filter(pl.col("message").is_not_null()).sort("start_s", "duration_s").collect()
+    told = {row["span"]: row for row in rows.iter_rows(named=True)}
+    starts = {"server-encode": 4.0, "downlink": 4.0, "client-queue": 4.006, "delay": 4.505, "uplink": 5.006}
+    for span, start_s in starts.items():
+        assert told[span]["start_s"] == pytest.approx(start_s, abs=1e-3), span
+        assert told[span]["host"] == ("server" if span == "server-encode" else "a")
+    assert (told["delay"]["duration_s"], told["uplink"]["size_bytes"]) == (0.5, 1000)
+    assert told["downlink"]["uncertainty_s"] == pytest.approx(0.006, abs=2e-4)
+    assert told["server-decode"]["uncertainty_s"] == 0
+    assert told["server-decode"]["start_s"] == pytest.approx(told["uplink"]["start_s"] + told["uplink"]["duration_s"])
 
 
 def test_the_page_tells_natural_from_injected(story: Story) -> None:
@@ -547,13 +559,13 @@ def test_the_page_tells_natural_from_injected(story: Story) -> None:
 def test_a_page_without_links_has_a_row_for_each_client_and_no_word_of_injection(story: Story) -> None:
     story.round(1, 4.0)
     html = write_report(story.write()).page.read_text()
-    assert '<h2 id="network">' in html
+    assert '<h2 id="network-title">' in html
     assert "injected down" not in html
 
 
 def test_a_page_of_logs_that_tell_nothing_of_the_network_does_without(story: Story) -> None:
     story.server.clear()
-    assert '<h2 id="network">' not in write_report(story.write()).page.read_text()
+    assert '<h2 id="network-title">' not in write_report(story.write()).page.read_text()
 
 
 # --- the median's interval --------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from deploy.analysis.figures.charts import main_figure
+from deploy.analysis.figures.catalogue import main_figure
 from deploy.analysis.page.conditions import delay_check
+from deploy.analysis.page.page import Drawings, page
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.report import write_report
@@ -124,7 +125,7 @@ def test_headline_compares_measured_with_theory(tmp_path: Path, kit: ModuleType)
     ]
     analysis, said = found(kit.FakeRun(tmp_path, trials))
     assert said[0] == (
-        "At p = 1 and d = 2 s training took 3.5 × as long as without delay; theory expects 3 ×."  # noqa: RUF001
+        "At p = 1 and d = 2 s training took 3.5 × as long as without delay (one trial each); theory expects 3 ×."  # noqa: RUF001
     )
     row = analysis.conditions[1]
     assert (row.total_s, row.expected_s, row.difference_s, row.drawn_s, row.ideal_s) == (7.0, 6.0, 1.0, 6.0, 6.0)
@@ -150,18 +151,20 @@ def test_censored_trials_are_counted_and_left_out_of_means(tmp_path: Path, kit: 
     ]
     analysis, said = found(kit.FakeRun(tmp_path, trials))
     assert [(row.total_s, row.censored, row.complete) for row in analysis.conditions] == [(1.0, 1, 2)]
-    assert [layer["mark"]["type"] for layer in main_figure(analysis).spec["layer"]] == ["line", "circle", "point"]
+    figure = main_figure(analysis)
+    assert figure is not None
+    points = [layer["mark"] for layer in figure.spec["layer"] if layer["mark"]["type"] == "point"]
+    assert [mark.get("filled", False) for mark in points] == [True, False]
     assert said[-1].startswith("1 of 2 completed trials did not reach the target")
 
 
 def test_every_trial_is_a_point_and_theory_a_fine_grid(summary: Summary) -> None:
     specs = _charts(read(summary.page))["specs"]
     data = specs["figure-4"]["datasets"]
-    curves, points = (data[layer["data"]["name"]] for layer in specs["figure-4"]["layer"])
-    assert len(points) == 18
-    assert [row["d"] for row in curves if row["kind"] == "theory"].count("d = 0.3 s") == 51
-    assert len([row for row in curves if row["kind"] == "measured"]) == 18
-    assert [len(rows) for rows in specs["figure-rounds"]["datasets"].values()] == [18 * 3]
+    of = {layer["mark"]["type"]: data[layer["data"]["name"]] for layer in specs["figure-4"]["layer"]}
+    assert len(of["point"]) == 18
+    assert [row["d"] for row in of["line"] if row["kind"] == "theory"].count("d = 0.3 s") == 51
+    assert len([row for row in of["line"] if row["kind"] == "measured"]) == 18
 
 
 def _charts(page: Page) -> dict[str, Any]:
@@ -175,7 +178,7 @@ def test_playbook_without_probability_sweep_gets_time_by_condition(tmp_path: Pat
     ]
     analysis, said = found(kit.FakeRun(tmp_path, trials))
     assert main_figure(analysis).name == "figure-time"
-    assert said == ("Training took from 1.00 s (epochs = 0) to 2.00 s (epochs = 1).",)
+    assert said[0] == "At epochs = 1 training took 2 × as long as at epochs = 0 (one trial each)."  # noqa: RUF001
 
 
 def test_failed_run_gives_a_page_that_says_why_and_no_figure(tmp_path: Path, kit: ModuleType) -> None:
@@ -220,6 +223,25 @@ def test_text_from_data_is_never_markup(tmp_path: Path, kit: ModuleType) -> None
     assert page.tags.count("img") == 0
     assert "<script>alert(1)" in page.text
     assert not any("alert(1)</script" in script for script in page.scripts)
+
+
+@pytest.mark.parametrize(
+    "odd", ["one client", "one condition", "no log of a client", "none of any", "no log of the server"]
+)
+def test_odd_runs_have_a_page(tmp_path: Path, kit: ModuleType, odd: str) -> None:
+    """Whatever is missing, what is there is shown; what is called nan or None is shown to nobody."""
+    clients = kit.CLIENTS[:1] if odd == "one client" else kit.CLIENTS
+    trials = kit.sweep([Constant(0.5)], 2, 2, lambda: 0.5, clients)[: 1 if odd == "one condition" else None]
+    fake = kit.FakeRun(tmp_path, trials, clients, whole=True)
+    fake.write()
+    lost = {"no log of a client": clients[:1], "none of any": clients, "no log of the server": ("server",)}
+    for name in lost.get(odd, ()):
+        fake.log(name).unlink()
+    analysis = analyse(read_dataset(tmp_path))
+    shown = Page(page(analysis, headlines(analysis), Drawings()))
+    assert {"conditions", "problems", "hosts"} <= shown.ids
+    assert ("stragglers" in shown.ids) == (odd not in {"one client", "no log of the server"})
+    assert not re.search(r"\b(nan|None|inf)\b", re.sub(r"narrower|None: every host", "", shown.text))
 
 
 def test_no_run_directory_is_an_input_error(tmp_path: Path) -> None:

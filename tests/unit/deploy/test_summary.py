@@ -68,6 +68,16 @@ def test_the_numbers_are_printed(summary):
         assert part in " ".join(text.split()), part
 
 
+def test_repeats_show_their_interval(summary):
+    """A condition without one has a dash; without repeats there is no such column."""
+    sure, none = summary.conditions
+    sure = msgspec.structs.replace(sure, low_s=11.9, high_s=13.1)
+    text = printed(msgspec.structs.replace(summary, conditions=(sure, none)))
+    assert row(text, "p = 0") == ["2/3", "4", "0.876", "12.50", "11.90\N{EN DASH}13.10", "10.00", "+25", "%"]
+    assert row(text, "p = 0.5") == ["0/3", "-", "-", "-", "-", "10.00", "-"]
+    assert "95 %" not in printed(summary)
+
+
 def test_problems_are_printed_as_they_are(summary):
     """Brackets of a problem are text."""
     assert "problem: pi-a: [bold]no log[/bold]" in printed(summary)

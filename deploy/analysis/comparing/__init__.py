@@ -1,0 +1,1 @@
+"""Compares runs: what differs between them, and what that did, condition by condition."""

@@ -1,0 +1,160 @@
+"""The first sentences of a report: what the sweep did to the training time, and what the added time is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deploy.labels import (
+    MINUS,
+    PROBABILITY,
+    SECONDS,
+    TIMES,
+    pair_text,
+    seconds_text,
+    setting_name,
+    setting_text,
+    times_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from deploy.analysis.statistics.conditions import Analysis, Condition
+    from deploy.analysis.statistics.effects import Effect
+    from deploy.analysis.statistics.estimate import Estimate
+    from deploy.manifest import PlannedTrial
+
+GROUPS = {
+    "injected": "the injected delay",
+    "network": "the network",
+    "compute": "compute time",
+    "engine": "encoding, decoding and queues",
+    "server": "the server's work",
+    "evaluation": "evaluation",
+    "unaccounted": "unaccounted for",
+}
+"""The groups of `effects.ADDED` in words."""
+NAMED, WORTH = 3, 0.005
+"""So many groups are named at most, if they are worth half a percent."""
+SMALL, SHOWN_S = 0.05, 0.005
+"""Two trials without repeats may differ by as much for no reason; below the second one, a time is written as 0.00."""
+
+
+def answer(analysis: Analysis) -> Iterator[str]:
+    """Yield what the sweep did: its largest effect, else the times that there are; nothing if no trial was timed."""
+    conditions = {each.plan.condition: each for each in analysis.conditions}
+    effect = _largest(analysis, conditions)
+    timed = [each for each in analysis.conditions if each.total_s is not None]
+    if effect is not None:
+        yield _compared(effect, conditions[effect.condition], conditions[effect.reference])
+        yield from _added(effect)
+    elif timed:
+        slowest = max(timed, key=lambda each: severity_s(each, analysis.clients))
+        yield _alone(slowest) if severity_s(slowest, 1) > 0 else _range(timed)
+
+
+def severity_s(condition: Condition, clients: int) -> float:
+    """Return the expected delay of a round in seconds: what makes a condition the hardest."""
+    delay = condition.plan.delay
+    return delay.expected_slowest_s(clients) if delay else 0.0
+
+
+def _largest(analysis: Analysis, conditions: dict[int, Condition]) -> Effect | None:
+    """Return the effect of the hardest delay against none, where there is one; else the largest of all."""
+
+    def rank(effect: Effect) -> tuple[float, float]:
+        ours, theirs = (conditions[number] for number in (effect.condition, effect.reference))
+        against_none = severity_s(theirs, 1) == 0
+        return (severity_s(ours, analysis.clients) if against_none else 0.0, abs(effect.difference.value))
+
+    return max((each for each in analysis.effects if each.ratio is not None), key=rank, default=None)
+
+
+def _compared(effect: Effect, ours: Condition, theirs: Condition) -> str:
+    if effect.ratio is None:
+        raise ValueError("an effect without a ratio is not compared")
+    undelayed = severity_s(ours, 1) > 0 and severity_s(theirs, 1) == 0
+    against = "without delay" if undelayed else f"{_at(theirs.plan)} {pair_text(theirs.plan, effect.key)}"
+    times, span = _times(effect.ratio)
+    where = f"{_at(ours.plan).capitalize()} {place(ours.plan)}"
+    start = f"{where} {what_took(ours.plan)} {times} as long as {against}{span}"
+    if not ours.expected_s or not theirs.expected_s or severity_s(ours, 1) == 0:
+        return f"{start}."
+    return f"{start}; theory expects {times_text(ours.expected_s / theirs.expected_s)}."
+
+
+def _at(plan: PlannedTrial) -> str:
+    return "with" if any(key.startswith("link.") for key in plan.settings) and not plan.delay else "at"
+
+
+def what_took(plan: PlannedTrial) -> str:
+    """Return the subject and verb: training, or reaching the target."""
+    return f"reaching {plan.stop.metric} {plan.stop.at_least:g} took" if plan.stop else "training took"
+
+
+def _times(found: Estimate) -> tuple[str, str]:
+    """Write a ratio with its 95 % interval; why there is none, if so."""
+    low, high = found.low, found.high
+    if low is None or high is None:
+        return times_text(found.value), " (one trial each)" if max(found.n, found.n_reference) == 1 else ""
+    digits = next((n for n in (1, 2) if len({f"{end:.{n}f}" for end in (low, high, 1.0)}) == 3), 3)  # noqa: PLR2004
+    span = f"95 % interval {low:.{digits}f} to {high:.{digits}f}".replace("-", MINUS)
+    doubt = ", so no sure difference" if low <= 1 <= high else ""
+    return f"{found.value:.{digits}f} {TIMES}", f" ({span}{doubt})"
+
+
+def _added(effect: Effect) -> Iterator[str]:
+    """Yield which parts of the critical path the difference is made of; nothing of one that two trials may have."""
+    gap_s, quotient = effect.difference.value, effect.ratio
+    alone = effect.difference.low is None and quotient is not None and abs(quotient.value - 1) < SMALL
+    worth = [(group, share) for group, share in effect.shares.items() if abs(share) >= WORTH]
+    worth.sort(key=lambda each: -abs(each[1]))
+    if not worth or alone or abs(gap_s) < SHOWN_S:
+        return
+    (first, share), rest = worth[0], worth[1:NAMED]
+    also = "".join(f", {_percent(part)} {GROUPS[group]}" for group, part in rest)
+    kind = "added" if gap_s > 0 else "saved"
+    yield f"Of the {kind} {seconds_text(abs(gap_s))} s, {_percent(share)} is {GROUPS[first]}{also}."
+
+
+def _percent(share: float) -> str:
+    digits = 0 if abs(share) >= 0.0095 else 1  # noqa: PLR2004 - tenths below 1 %
+    return f"{100 * share:.{digits}f} %".replace("-", MINUS)
+
+
+def place(plan: PlannedTrial) -> str:
+    """Name a condition: p, d, and whatever else was swept."""
+    rest = [key for key in plan.settings if key not in {PROBABILITY, SECONDS}]
+    if not plan.delay:
+        return _listed([pair_text(plan, key) for key in plan.settings])
+    parts = [f"{setting_name(key)} = {setting_text(plan, key)}" for key in rest if key != "delay"]
+    return _listed([f"p = {plan.delay.probability:g}", f"d = {plan.delay.seconds.label}", *parts])
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _alone(slowest: Condition) -> str:
+    start = f"At {place(slowest.plan)} {what_took(slowest.plan)} {seconds_text(slowest.total_s)} s"
+    return f"{start}; theory expects {seconds_text(slowest.expected_s)} s." if slowest.expected_s else f"{start}."
+
+
+def _range(timed: list[Condition]) -> str:
+    fastest, slowest = min(timed, key=_total), max(timed, key=_total)
+    start = what_took(slowest.plan)
+    start = start[0].upper() + start[1:]
+    if fastest is slowest:
+        count = slowest.complete - slowest.censored
+        how = "one trial" if count == 1 else f"mean of {count} trials"
+        span = "" if slowest.low_s is None else f", 95 % interval {seconds_text(slowest.low_s)} to"
+        span += "" if slowest.high_s is None else f" {seconds_text(slowest.high_s)} s"
+        return f"{start} {seconds_text(slowest.total_s)} s ({how}{span})."
+    return (
+        f"{start} from {seconds_text(fastest.total_s)} s ({fastest.label})"
+        f" to {seconds_text(slowest.total_s)} s ({slowest.label})."
+    )
+
+
+def _total(condition: Condition) -> float:
+    return condition.total_s or 0.0

@@ -1,0 +1,156 @@
+"""What a swept value does to the training time: each value against the reference value of its key, all else equal.
+
+The reference is the value without a delay or limit, else the lowest, else the first of the playbook. Trials that share
+their delay schedule are compared pair by pair, so that what was drawn drops out; that is so for all keys but `delay.*`
+and `link.*`, for which every value draws anew. No slope is fitted to a probability: by theory the time is not linear
+in it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import polars as pl
+
+from deploy.analysis.columns import PARTS
+from deploy.analysis.statistics.estimate import Estimate, difference, ratio
+from deploy.analysis.statistics.pairs import pairs
+from deploy.analysis.statistics.survival import logrank, times
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from deploy.analysis.reading.rows import Trial
+    from deploy.analysis.statistics.conditions import Condition
+
+ADDED = {
+    "injected": ("injected",),
+    "network": ("downlink", "uplink"),
+    "compute": ("compute",),
+    "engine": ("queue", "encode", "decode"),
+    "server": ("server", "aggregate"),
+    "evaluation": ("evaluate",),
+    "unaccounted": ("unaccounted",),
+}
+"""The parts of a critical path, in the groups in which added time is told."""
+
+Parts = dict[int, dict[str, float]]
+
+
+class Effect(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition against the one that differs from it in nothing but `key`, which there has its reference value.
+
+    `difference` is in seconds of training time, `ratio` the quotient of the means (None where the reference took no
+    time). `added` splits the difference by the groups of `ADDED`, along the critical path; empty where the account does
+    not cover every trial. `expected_s` is the difference by theory, `logrank_p` the p-value of the log-rank test where
+    trials have a target.
+    """
+
+    key: str
+    condition: int
+    reference: int
+    paired: bool
+    difference: Estimate
+    ratio: Estimate | None
+    expected_s: float | None
+    logrank_p: float | None
+    added: dict[str, Estimate] = {}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each group's share of the added time; empty where that is not surely more or less than nothing."""
+        low, high = self.difference.low, self.difference.high
+        doubtful = low is not None and high is not None and low <= 0 <= high
+        if doubtful or not self.difference.value:
+            return {}
+        return {group: each.value / self.difference.value for group, each in self.added.items()}
+
+
+def effects(conditions: Sequence[Condition], trials: Mapping[int, Sequence[Trial]], parts: Parts) -> tuple[Effect, ...]:
+    """Return the effect of every value of every swept key; `trials` are all of a condition, by its number.
+
+    `parts` is what `parts_by_trial` tells.
+    """
+    return tuple(
+        effect
+        for key in dict.fromkeys(key for each in conditions for key in each.plan.settings)
+        for ours, theirs in _matched(conditions, key)
+        if (effect := _effect(key, (ours, theirs), trials, parts)) is not None
+    )
+
+
+def parts_by_trial(rounds: pl.DataFrame) -> Parts:
+    """Return the seconds of each group of `ADDED` by trial, of trials whose every round has an account."""
+    columns = {group: sum(pl.col(f"{part}_s") for part in parts) for group, parts in ADDED.items()}
+    if not {f"{part}_s" for part in PARTS} <= set(rounds.columns):
+        return {}
+    whole = rounds.filter(pl.col("round") > 0).select("trial", **columns)
+    known = whole.group_by("trial").agg(pl.all().sum(), gaps=pl.any_horizontal(pl.exclude("trial").is_null()).any())
+    rows = known.filter(~pl.col("gaps")).drop("gaps").iter_rows(named=True)
+    return {row["trial"]: {group: row[group] for group in ADDED} for row in rows}
+
+
+def _matched(conditions: Sequence[Condition], key: str) -> Iterator[tuple[Condition, Condition]]:
+    """Yield each condition with its reference for `key`."""
+    groups: dict[str, list[Condition]] = {}
+    for each in conditions:
+        if key in each.plan.settings:
+            rest = {name: value for name, value in each.plan.settings.items() if name != key}
+            groups.setdefault(json.dumps(rest, sort_keys=True, default=str), []).append(each)
+    values = [each.plan.settings[key] for each in conditions if key in each.plan.settings]
+    wanted = reference_value(key, values)
+    for group in groups.values():
+        reference = next((each for each in group if each.plan.settings[key] == wanted), None)
+        if reference is not None:
+            yield from ((each, reference) for each in group if each is not reference)
+
+
+def reference_value(key: str, values: Sequence[Any]) -> Any:  # noqa: ANN401 - a swept value is whatever YAML holds
+    """Return which of the `values` of `key`, of which there is at least one, the others are compared with."""
+    if None in values:
+        return None
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return max(values) if key.startswith("link.") and key.endswith("rate_mbit") else min(values)
+    return values[0]
+
+
+def _effect(
+    key: str, pair: tuple[Condition, Condition], trials: Mapping[int, Sequence[Trial]], parts: Parts
+) -> Effect | None:
+    numbers = [each.plan.condition for each in pair]
+    every = [trials[number] for number in numbers]
+    timed = [[trial for trial in each if trial.timed and trial.total_s is not None] for each in every]
+    ours, theirs, paired = pairs(timed[0], timed[1], lambda trial: (trial.plan.repeat, trial.plan.schedule))
+    gap = difference(_totals(ours), _totals(theirs), paired=paired)
+    if gap is None:
+        return None
+    expected = [each.expected_s for each in pair]
+    return Effect(
+        key=key,
+        condition=numbers[0],
+        reference=numbers[1],
+        paired=paired,
+        difference=gap,
+        ratio=ratio(_totals(ours), _totals(theirs), paired=paired),
+        expected_s=None if expected[0] is None or expected[1] is None else expected[0] - expected[1],
+        logrank_p=logrank(times(every[0]), times(every[1])),
+        added=_added(ours, theirs, parts, paired=paired),
+    )
+
+
+def _totals(trials: Sequence[Trial]) -> list[float]:
+    return [trial.total_s or 0.0 for trial in trials]
+
+
+def _added(ours: Sequence[Trial], theirs: Sequence[Trial], parts: Parts, *, paired: bool) -> dict[str, Estimate]:
+    sides = [[parts.get(trial.plan.index) for trial in side] for side in (ours, theirs)]
+    known = [[each for each in side if each is not None] for side in sides]
+    if known != sides:
+        return {}
+    return {
+        group: gap
+        for group in ADDED
+        if (gap := difference(*([each[group] for each in side] for side in known), paired=paired)) is not None
+    }
