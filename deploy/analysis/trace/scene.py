@@ -8,7 +8,6 @@ import msgspec
 import polars as pl
 
 from deploy.analysis.columns import STEPS
-from deploy.analysis.reading.table import messages_frame
 from deploy.analysis.trace.marks import arrows, machine_counters, rtt_counters
 from deploy.analysis.trace.slices import (
     client_lanes,
@@ -61,9 +60,7 @@ def scene(dataset: Dataset, rounds: pl.DataFrame, limit: int) -> Scene:
         task_slices(on_clients, ON_CLIENT),
         waiting_slices(on_clients),
     ]
-    counters = pl.concat(
-        [machine_counters(dataset.samples, dataset.zero_ns), rtt_counters(messages_frame(dataset.messages))]
-    )
+    counters = pl.concat([machine_counters(dataset.samples, dataset.zero_ns), rtt_counters(dataset.messages)])
     return Scene(
         slices=pl.concat(slices),
         arrows=arrows(on_server, on_clients),
