@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from deploy.analysis.reading.dataset import read_dataset
+from deploy.analysis.reading.messages import message_rows
 from deploy.manifest import SCHEMA_VERSION, HostRecord, Manifest, PlannedTrial
 from flcommon.eventlog import read_log
 from flcommon.events import Listening, MessageReceived, ReplySent
@@ -163,7 +164,7 @@ def _manifest(trial: dict[str, Any]) -> Manifest:
 
 def check_moments(dataset: Dataset, place: Path, shift: Shift) -> list[float]:
     """Every moment of a client's message is where it was, within its uncertainty; return the errors in seconds."""
-    rows = {(row.message, row.direction): row for row in dataset.messages}
+    rows = {(row.message, row.direction): row for row in message_rows(dataset.messages)}
     errors = []
     for stamp, event in read_log(place / "raw" / "a" / "events.jsonl").events:
         if isinstance(event, MessageReceived | ReplySent):
