@@ -127,7 +127,7 @@ def faded(opacity: float) -> dict[str, Any]:
 
 
 def legend(names: Sequence[str], title: str = "", **properties: Any) -> alt.Legend:  # noqa: ANN401 - what Altair takes
-    """Return a legend with as many of `names` side by side as the figure is wide enough for, beside the title."""
+    """Return a legend with as many of `names` side by side as there is room for, beside the title."""
     letters = max(map(len, names), default=1) + _SYMBOL_LETTERS
     room = f"{_LEGEND_PX} - {_LETTER_PX} * {len(title)}"
     columns = alt.ExprRef(f"max(1, floor(({room}) / ({_LETTER_PX} * {letters})))")
@@ -136,7 +136,7 @@ def legend(names: Sequence[str], title: str = "", **properties: Any) -> alt.Lege
 
 def spec_of(chart: Chart, height: float | None = None) -> dict[str, Any]:
     """Return the specification as plain data, with the rows of all its layers; without lanes it has no height yet."""
-    params = (alt.param(name=_LETTER_PX, value=LETTER_PX), alt.param(name=_LEGEND_PX, expr="width"))
+    params = (alt.param(name=_LETTER_PX, value=LETTER_PX), alt.param(name=_LEGEND_PX, value=1))
     spec: dict[str, Any] = chart.add_params(*params).to_dict()
     used = [each["data"]["name"] for each in (spec, *spec.get("layer", ())) if "data" in each]
     own = {"height": height} if height is not None else {}
@@ -146,7 +146,7 @@ def spec_of(chart: Chart, height: float | None = None) -> dict[str, Any]:
 def with_legends(spec: dict[str, Any], width_px: float, letter_px: float = LETTER_PX) -> dict[str, Any]:
     """Return the specification with legends for a width that is known beforehand, of letters that wide.
 
-    Without that, legends know their width only when the chart has been laid out once.
+    Without that they have one entry a row, until whoever draws the chart sets the signal `legend_px`.
     """
     known: dict[str, float] = {_LEGEND_PX: width_px, _LETTER_PX: letter_px}
     params = [
