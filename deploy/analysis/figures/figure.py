@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from deploy.analysis.statistics.conditions import Analysis
 
@@ -200,6 +200,16 @@ def most(names: Sequence[str], weights: dict[str, float]) -> list[str]:
 def left_out(shown: Sequence[str], names: Sequence[str], why: str) -> str:
     """Say how many clients are not shown, with a space before it; nothing where none is."""
     return f" {len(shown)} of {len(names)} clients are shown: {why}." if len(shown) < len(names) else ""
+
+
+def above_zero(low: float | None) -> float | None:
+    """Return from where an interval of times is drawn: no time is less than zero, though some intervals' ends are."""
+    return None if low is None else max(0.0, low)
+
+
+def cut_words(lows: Iterable[float | None]) -> str:
+    """Say that intervals were cut at zero, as the end of a sentence; nothing where none was."""
+    return ", cut at 0" if any(low is not None and low < 0 for low in lows) else ""
 
 
 def whole_numbers(last: int) -> list[int]:
