@@ -21,7 +21,7 @@ from deploy.analysis.figures.figure import (
     whole_numbers,
 )
 from deploy.analysis.figures.palette import LIGHT, steps
-from deploy.labels import setting_name, setting_text
+from deploy.labels import count_text, setting_name, setting_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,7 +182,7 @@ def _said(found: pl.DataFrame, names: dict[int, str], against: Against) -> str:
     return (
         "; ".join(
             f"{names[row['condition']]}: {row['accuracy']:.3f} after "
-            + (f"{row['round']} rounds" if against == "round" else f"{row['time_s']:.2f} s")
+            + (count_text(row["round"], "round") if against == "round" else f"{row['time_s']:.2f} s")
             for row in ends
         )
         + "."

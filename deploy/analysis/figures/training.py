@@ -17,6 +17,7 @@ from deploy.analysis.figures.figure import (
     layered,
     spec_of,
 )
+from deploy.labels import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,8 @@ def subtitle(analysis: Analysis) -> str:
     trials = [trial for trial in analysis.dataset.complete if trial.timed]
     counts = sorted({len(trial.rounds) for trial in trials})
     rounds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
-    return f"{rounds} rounds, {analysis.clients} clients, {len(trials)} trials"
+    what = "round" if counts == [1] else "rounds"
+    return f"{rounds} {what}, {count_text(analysis.clients, 'client')}, {count_text(len(trials), 'trial')}"
 
 
 def open_marks(analysis: Analysis) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploy.labels import (
-    MINUS,
     PROBABILITY,
     SECONDS,
     TIMES,
+    fixed,
     pair_text,
     seconds_text,
     setting_name,
     setting_text,
+    span_text,
     times_text,
 )
 
@@ -98,7 +99,7 @@ def _times(found: Estimate) -> tuple[str, str]:
     if low is None or high is None:
         return times_text(found.value), " (one trial each)" if max(found.n, found.n_reference) == 1 else ""
     digits = next((n for n in (1, 2) if len({f"{end:.{n}f}" for end in (low, high, 1.0)}) == 3), 3)  # noqa: PLR2004
-    span = f"95 % interval {low:.{digits}f} to {high:.{digits}f}".replace("-", MINUS)
+    span = f"95 % interval {span_text(fixed(low, digits), fixed(high, digits))}"
     doubt = ", so no sure difference" if low <= 1 <= high else ""
     return f"{found.value:.{digits}f} {TIMES}", f" ({span}{doubt})"
 
@@ -119,7 +120,7 @@ def _added(effect: Effect) -> Iterator[str]:
 
 def _percent(share: float) -> str:
     digits = 0 if abs(share) >= 0.0095 else 1  # noqa: PLR2004 - tenths below 1 %
-    return f"{100 * share:.{digits}f} %".replace("-", MINUS)
+    return f"{fixed(100 * share, digits)} %"
 
 
 def place(plan: PlannedTrial) -> str:
@@ -147,8 +148,8 @@ def _range(timed: list[Condition]) -> str:
     if fastest is slowest:
         count = slowest.complete - slowest.censored
         how = "one trial" if count == 1 else f"mean of {count} trials"
-        span = "" if slowest.low_s is None else f", 95 % interval {seconds_text(slowest.low_s)} to"
-        span += "" if slowest.high_s is None else f" {seconds_text(slowest.high_s)} s"
+        ends = [seconds_text(end) for end in (slowest.low_s, slowest.high_s) if end is not None]
+        span = f", 95 % interval {span_text(*ends)} s" if len(ends) == 2 else ""  # noqa: PLR2004 - both
         return f"{start} {seconds_text(slowest.total_s)} s ({how}{span})."
     return (
         f"{start} from {seconds_text(fastest.total_s)} s ({fastest.label})"

@@ -238,7 +238,7 @@ def test_an_account_is_the_mean_of_rounds_and_keeps_what_is_negative(sweep: Anal
             (parts.CONTROL, "compute"): 0.5, (parts.CONTROL, "unaccounted"): 0.5,
         }
     )  # fmt: skip
-    for said in ("left of zero is negative", "1 control rounds", "1 rounds at the start"):
+    for said in ("left of zero is negative", "In 1 control round nothing", "1 slower round at the start"):
         assert said in figure.caption
     assert "compute: 0.500 s to 1.100 s" in figure.alt
     drawn(figure)
@@ -361,7 +361,7 @@ def test_clocks_are_drawn_without_their_drift(single: Analysis) -> None:
     figure = clocks.clocks(changed(single, offsets=frame(OFFSETS, *told)))
     assert figure is not None
     assert max(abs(row["offset_ms"]) for row in rows(figure) if "offset_ms" in row) < 1e-9
-    assert "Drifts of +5 to +5 ppm" in figure.caption
+    assert "Drift taken out: +5 ppm." in figure.caption
     assert "pc-c: known to ± 0.2 ms" in figure.alt
     assert [row["text"] for row in rows(figure) if "text" in row] == ["± 0.2 ms"] * 2
     drawn(figure)
