@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deploy.analysis.statistics.reference import DELAY, LINK, Sweep, nothing_injected
 from deploy.labels import (
     PROBABILITY,
     SECONDS,
@@ -61,12 +62,13 @@ def severity_s(condition: Condition, clients: int) -> float:
 
 
 def _largest(analysis: Analysis, conditions: dict[int, Condition]) -> Effect | None:
-    """Return the effect of the hardest delay against none, where there is one; else the largest of all."""
+    """Return the effect of the hardest condition against the one with nothing injected; else the largest of all."""
+    sweep = Sweep(each.plan for each in analysis.conditions)
 
-    def rank(effect: Effect) -> tuple[float, float]:
+    def rank(effect: Effect) -> tuple[float, float, float]:
         ours, theirs = (conditions[number] for number in (effect.condition, effect.reference))
-        against_none = severity_s(theirs, 1) == 0
-        return (severity_s(ours, analysis.clients) if against_none else 0.0, abs(effect.difference.value))
+        hard = (severity_s(ours, analysis.clients), sweep.hardness(ours.plan)) if sweep.mildest(theirs.plan) else (0, 0)
+        return (*hard, abs(effect.difference.value))
 
     return max((each for each in analysis.effects if each.ratio is not None), key=rank, default=None)
 
@@ -74,14 +76,23 @@ def _largest(analysis: Analysis, conditions: dict[int, Condition]) -> Effect | N
 def _compared(effect: Effect, ours: Condition, theirs: Condition) -> str:
     if effect.ratio is None:
         raise ValueError("an effect without a ratio is not compared")
-    undelayed = severity_s(ours, 1) > 0 and severity_s(theirs, 1) == 0
-    against = "without delay" if undelayed else f"{_at(theirs.plan)} {pair_text(theirs.plan, effect.key)}"
+    delayed = {key.partition(".")[0] for key in effect.keys} == {DELAY}
     times, span = _times(effect.ratio)
     where = f"{_at(ours.plan).capitalize()} {place(ours.plan)}"
-    start = f"{where} {what_took(ours.plan)} {times} as long as {against}{span}"
-    if not ours.expected_s or not theirs.expected_s or severity_s(ours, 1) == 0:
+    start = f"{where} {what_took(ours.plan)} {times} as long as {_against(effect, theirs.plan)}{span}"
+    if not ours.expected_s or not theirs.expected_s or not delayed or severity_s(ours, 1) == 0:
         return f"{start}."
     return f"{start}; theory expects {times_text(ours.expected_s / theirs.expected_s)}."
+
+
+def _against(effect: Effect, theirs: PlannedTrial) -> str:
+    """Name the reference: by what it is without, else by the values of the keys in which the two differ."""
+    families = {key.partition(".")[0] for key in effect.keys}
+    if families == {DELAY} and not (theirs.delay and theirs.delay.expected_slowest_s(1)):
+        return "without delay"
+    if families <= {DELAY, LINK} and nothing_injected(theirs):
+        return "with nothing injected"
+    return f"{_at(theirs)} {_listed([pair_text(theirs, key) for key in effect.keys if key in theirs.settings])}"
 
 
 def _at(plan: PlannedTrial) -> str:
