@@ -375,12 +375,27 @@ def test_accuracy_is_the_mean_and_the_range_of_repeats(tmp_path: Any, kit: Modul
         for n in range(2)
     ]
     by_round, by_time = learning.accuracy(analyse(read_dataset(kit.FakeRun(tmp_path, trials).write())))
-    (row,) = (each for each in rows(by_time) if "condition" in each)
+    (row,) = (each for each in rows(by_time) if "low" in each)
     assert (row["accuracy"], row["low"], row["high"], row["time_s"]) == pytest.approx((0.6, 0.5, 0.7, 1.5))
     assert "0.600 after 1.50 s" in by_time.alt
     assert "target, 0.9" in by_round.caption
     assert {"accuracy": 0.9} in rows(by_round)
     drawn(by_round)
+
+
+def test_the_mean_of_trials_never_runs_back_in_time(tmp_path: Any, kit: ModuleType) -> None:
+    """A trial of two slow rounds and one of four fast ones: the mean has two rounds, each trial has its own line."""
+    trials = [
+        kit.FakeTrial(kit.plan(n, condition=0, repeat=n), [kit.simple_round(s, accuracy=0.1 * r) for r in range(count)])
+        for n, (count, s) in enumerate(((2, 10.0), (4, 1.0)))
+    ]
+    _, by_time = learning.accuracy(analyse(read_dataset(kit.FakeRun(tmp_path, trials).write())))
+    means = [row["time_s"] for row in rows(by_time) if "low" in row]
+    assert means == pytest.approx([5.5, 11.0])
+    thin = [(row["trial"], row["time_s"]) for row in rows(by_time) if "low" not in row]
+    assert thin == [(0, 10.0), (0, 20.0), (1, 1.0), (1, 2.0), (1, 3.0), (1, 4.0)]
+    assert "all of them had" in by_time.subtitle
+    assert drawn(by_time).count('aria-roledescription="line mark"') == 3
 
 
 def test_a_line_has_few_moments_however_many_rounds(single: Analysis) -> None:
