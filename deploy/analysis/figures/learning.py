@@ -165,9 +165,12 @@ def _layers(
     rows: Rows, thin: Rows, against: Against, colors: Colors, target: tuple[str, float] | None
 ) -> Iterator[alt.Chart]:
     title = {"round": "round", "time_s": "since the first round of its trial began (s)"}[against]
-    longest = max(row["round"] for row in rows)
-    whole = alt.Axis(grid=False, values=whole_numbers(longest), format="d") if against == "round" else None
-    x = alt.X(f"{against}:Q", title=title, scale=alt.Scale(zero=False), axis=whole or alt.Axis(tickCount=6, grid=False))
+    first, last = (end(row["round"] for row in (*rows, *thin)) for end in (min, max))
+    scale, axis = alt.Scale(zero=False), alt.Axis(tickCount=6, grid=False)
+    if against == "round":
+        scale = alt.Scale(domain=[first, max(last, first + 1)], nice=False)
+        axis = alt.Axis(grid=False, values=[each for each in whole_numbers(last) if each >= first], format="d")
+    x = alt.X(f"{against}:Q", title=title, scale=scale, axis=axis)
     y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     tips = [
         alt.Tooltip("condition:N"),
@@ -183,7 +186,7 @@ def _layers(
     base = alt.Chart(data(rows)).encode(x, detail="condition:N", tooltip=tips)
     if thin:
         own = [*tips[:4], alt.Tooltip("trial:Q")]
-        lines = alt.Chart(data(thin)).mark_line(strokeWidth=0.8).encode(x, y, *tone, tooltip=own)
+        lines = alt.Chart(data(thin)).mark_line(strokeWidth=1).encode(x, y, *tone, tooltip=own)
         shown = "true" if len({row["condition"] for row in rows}) == 1 else f"datum.condition == {SHOWN}"
         yield lines.encode(detail=["condition:N", "trial:N"]).transform_filter(shown)
     yield base.mark_line(strokeWidth=1.8).encode(y, *channels, strokeOpacity=faded(0.95))
