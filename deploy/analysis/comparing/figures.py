@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from deploy.analysis.figures.figure import ROW_PX, Figure, Rows, all_or_one, data, layered, legend, spec_of
+from deploy.analysis.figures.figure import (
+    ROW_PX,
+    Figure,
+    Rows,
+    all_or_one,
+    conditions_axis,
+    data,
+    layered,
+    legend,
+    spec_of,
+)
 from deploy.labels import count_text
 
 if TYPE_CHECKING:
@@ -79,7 +89,7 @@ def _spec(
     rows: Rows, domain: Sequence[str], shown: Sequence[str], title: str, rule: float | None = None
 ) -> dict[str, Any]:
     order = list(dict.fromkeys(row["condition"] for row in rows))
-    y = alt.Y("condition:N", title=None, sort=order, axis=alt.Axis(labelLimit=170))
+    y = alt.Y("condition:N", title=None, sort=order, axis=conditions_axis(order, labelLimit=170))
     offset = alt.YOffset("run:N", sort=list(shown))
     scale = alt.Scale(domain=list(domain))
     color = alt.Color("run:N", title=None, scale=scale, legend=legend(shown, values=list(shown), symbolType="circle"))

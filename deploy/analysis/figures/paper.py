@@ -116,7 +116,7 @@ def captions(figures: Sequence[Figure]) -> str:
     return "\n".join(
         "\\begin{figure}\n  \\centering\n"
         f"  \\includegraphics{{{each.name}-1col.pdf}}\n"
-        f"  \\caption{{{_escaped(f'{each.title}. {each.subtitle}. {each.caption}')}}}\n"
+        f"  \\caption{{{_escaped(f'{each.title}. {each.subtitle}. {each.caption} {each.terms}'.strip())}}}\n"
         f"  \\label{{fig:{each.name.removeprefix('figure-')}}}\n"
         "\\end{figure}\n"
         for each in figures

@@ -11,6 +11,7 @@ from deploy.analysis.figures.figure import (
     Rows,
     above_zero,
     all_or_one,
+    conditions_axis,
     cut_words,
     data,
     labels,
@@ -84,7 +85,7 @@ def _means(analysis: Analysis) -> Iterator[dict[str, Any]]:
 
 def _layers(points: Rows, means: Rows, analysis: Analysis) -> Iterator[alt.Chart]:
     names = list(labels(analysis).values())
-    y = alt.Y("condition:N", title=None, sort=names, scale=alt.Scale(domain=names))
+    y = alt.Y("condition:N", title=None, sort=names, scale=alt.Scale(domain=names), axis=conditions_axis(names))
     tips = {"time_s": "mean (s)", "low_s": "from (s)", "high_s": "to (s)"}
     base = alt.Chart(data(means)).encode(
         y,

@@ -44,7 +44,7 @@
   // fitted the chart into its box, and be cut off. So first with one entry a row, then for the width that is left.
   const fit = async (place, view) => {
     const width = place.clientWidth;
-    await view.signal("width", width).signal("legend_px", 1).resize().runAsync();
+    await view.signal("width", width).signal("box_px", width).signal("legend_px", 1).resize().runAsync();
     await view.signal("legend_px", view.width()).resize().runAsync();
     place.dataset.width = width;
   };

@@ -228,6 +228,18 @@ def test_tables_sort_both_ways_by_value_with_the_keyboard_too(opened: Visit) -> 
         opened.head("conditions-table", "p").get_by_role("button").click()
 
 
+def test_tables_fit_and_what_does_not_keeps_its_first_column(opened: Visit) -> None:
+    """On a desktop all parts of a round are to be seen at once; on a phone the condition stays beside each number."""
+    box = opened.page.get_by_role("region", name="Parts of a round by condition")
+    assert box.evaluate("each => each.scrollWidth - each.clientWidth") == 0
+    opened.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    assert box.evaluate("each => { each.scrollLeft = 400; return each.scrollLeft; }") == 400
+    first = box.locator("tbody th").first
+    assert abs((first.bounding_box() or {})["x"] - (box.bounding_box() or {})["x"]) < 1
+    opened.page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
+    opened.page.wait_for_function(FITTED)
+
+
 def test_unknown_values_sort_last(browser: Browser, tmp_path: Path, kit: ModuleType) -> None:
     trials = [
         kit.FakeTrial(
