@@ -286,6 +286,19 @@ def test_a_condition_can_be_shown_alone(opened: Visit) -> None:
     assert [opened.counted(*each) for each in looked] == before
 
 
+def test_the_time_line_goes_along_with_the_condition_and_keeps_its_menu(opened: Visit) -> None:
+    """Whoever then takes another trial from its menu sees that one."""
+    menu = opened.page.locator("#figure-timeline select")
+    for condition in ("p = 0, d = 0.4 s", "p = 1, d = 0.5 s"):
+        opened.show(condition)
+        assert menu.locator("option:checked").inner_text() == condition
+    injected = opened.page.locator("#figure-timeline [aria-label*='what: injected']")
+    assert injected.count() == 3 * 3
+    menu.select_option(label="p = 0, d = 0.3 s")
+    opened.page.wait_for_function("() => !document.querySelector(\"#figure-timeline [aria-label*='what: injected']\")")
+    opened.show("all")
+
+
 def test_the_contents_lead_to_every_section(opened: Visit) -> None:
     """On a phone too: a list that opens, closes once something was chosen, and brings it into sight."""
     opened.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})

@@ -123,13 +123,13 @@ def test_small_and_large_runs_are_drawn(which: str, request: pytest.FixtureReque
 def test_the_choice_of_a_condition_reaches_figures_whose_rows_have_one(
     sweep: Analysis, of_sweep: tuple[Figure, ...]
 ) -> None:
-    """They know the signal, and their rows' conditions are labels that the page knows, or all; a time line too."""
+    """They know the signal, and their rows' conditions are labels that the page knows, or all."""
     known = {*labels(sweep).values(), ALL, None}
     for each in of_sweep:
         has = {row["condition"] for row in rows(each) if "condition" in row}
         params = {param["name"] for param in each.spec["params"]}
         assert has <= known, each.name
-        assert (SHOWN in params) == bool(has or each.name == "figure-timeline"), each.name
+        assert (SHOWN in params) == bool(has), each.name
 
 
 def test_a_chosen_condition_leaves_only_its_rows(sweep: Analysis) -> None:
@@ -147,10 +147,14 @@ def test_a_time_line_shows_one_trial_and_of_a_chosen_condition_its_first(sweep: 
     """Each trial has three rounds, which begin with a line."""
     figure = timeline.timeline(sweep)
     assert figure is not None
-    for condition in (ALL, *list(labels(sweep).values())[:2]):
-        params = [{**each, "value": condition} if each["name"] == SHOWN else each for each in figure.spec["params"]]
+    follows = figure.spec["usermeta"][timeline.FOLLOWS]
+    assert follows["values"] == {label: number for number, label in labels(sweep).items()}
+    for trial in (1, 20):
+        params = [
+            {**each, "value": trial} if each["name"] == follows["signal"] else each for each in figure.spec["params"]
+        ]
         svg = drawn(msgspec.structs.replace(figure, spec={**figure.spec, "params": params}))
-        assert svg.count('aria-roledescription="rule mark"') == 3, condition
+        assert svg.count('aria-roledescription="rule mark"') == 3
 
 
 def test_nothing_is_drawn_of_a_run_without_rounds(tmp_path: Any, kit: ModuleType) -> None:
