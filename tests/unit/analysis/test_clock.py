@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deploy.analysis.clocks.concave import EXACT, edge, maximum
 from deploy.analysis.clocks.corridor import FASTEST, WANDER, Bounds, Fit, fit
 from deploy.analysis.clocks.wall import wall_clock
 
@@ -252,3 +253,30 @@ def test_steps_of_the_time_of_day_are_found_exactly(steps: list[tuple[float, flo
 def test_a_time_of_day_of_one_stamp_does_not_drift() -> None:
     only = wall_clock(np.array([5 * NS]), np.array([1_700_000_000 * NS]))
     assert (only.steps, only.drift, only.minus_mono_s(7 * NS)) == ((), 0.0, 0.0)
+
+
+# --- concave functions ------------------------------------------------------------------------------------------------
+
+lines = st.lists(st.tuples(st.floats(-100, 100), st.floats(-0.01, 0.01)), min_size=1, max_size=30)
+
+
+@given(lines)
+@settings(max_examples=200, deadline=None)
+def test_top_and_edges_of_the_least_of_some_lines(pieces: list[tuple[float, float]]) -> None:
+    """No place where two lines meet is higher than the top; at an edge inside the range, the function is zero."""
+    slope, height = np.array(pieces).T
+
+    def least(place: float) -> tuple[float, float]:
+        values = slope * place + height
+        lowest = int(values.argmin())
+        return float(values[lowest]), float(slope[lowest])
+
+    top = maximum(least, -FASTEST, FASTEST)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        meets = np.subtract.outer(height, height).ravel() / -np.subtract.outer(slope, slope).ravel()
+    inside = [-FASTEST, FASTEST, *meets[np.abs(meets) <= FASTEST]]
+    assert least(top)[0] >= max(least(place)[0] for place in inside) - 2 * EXACT
+    if least(top)[0] > EXACT:
+        for end in (-FASTEST, FASTEST):
+            found = edge(least, end)
+            assert least(end)[0] >= 0 or least(found)[0] == pytest.approx(0, abs=2 * EXACT)
