@@ -1,4 +1,4 @@
-"""Writes `report/` (page and figures), `dataset.parquet` and `tables/` into a run directory, from it alone.
+"""Writes `report/` (page, figures, trace), `dataset.parquet` and `tables/` into a run directory, from it alone.
 
 A report can be rebuilt at any time and on any machine. Nothing in raw/ or in the manifest is touched.
 """
@@ -12,13 +12,14 @@ import msgspec
 
 from deploy.analysis.export.write import write_tables
 from deploy.analysis.page.library import bundling
-from deploy.analysis.page.origin import downloads
+from deploy.analysis.page.origin import TRACE, downloads
 from deploy.analysis.page.page import Drawings, page
 from deploy.analysis.page.sections import Picture
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.statistics.conditions import Condition, analyse
 from deploy.analysis.statistics.theory import ideal_s, known_sum
+from deploy.analysis.trace.write import write_trace
 from deploy.errors import DeployError
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def _write(run: Path, analysis: Analysis, *, csv: bool) -> Summary:
     said = headlines(analysis)
     drawings = _draw(analysis, folder) if analysis.dataset.complete else Drawings()
     write_tables(run, analysis, csv=csv)
+    if len(analysis.account.rounds):
+        write_trace(analysis.dataset, analysis.account.rounds, folder / TRACE)
     text = page(analysis, said, drawings, downloads(run))  # when all that it links to is there
     (folder / "index.html").write_text(text, encoding="utf-8")
     figure = folder / f"{drawings.pictures[0].name}.svg" if drawings.pictures else None
@@ -77,8 +80,8 @@ def _write(run: Path, analysis: Analysis, *, csv: bool) -> Summary:
 
 
 def _clear(folder: Path) -> None:
-    """Remove the figures of an earlier report: this one may have fewer, and none for a paper."""
-    for old in (*folder.glob("figure-*.*"), *folder.glob(f"{PAPER}/*")):
+    """Remove what an earlier report drew: this one may have fewer figures, and none for a paper."""
+    for old in (*folder.glob("figure-*.*"), *folder.glob(TRACE), *folder.glob(f"{PAPER}/*")):
         old.unlink()
 
 

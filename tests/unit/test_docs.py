@@ -13,6 +13,9 @@ import typer
 import yaml
 
 from deploy import errors, inventory, playbook, settings
+from deploy.analysis.columns import SPANS, STEPS, Table
+from deploy.analysis.export.columns import TABLES
+from deploy.analysis.trace.write import LIMIT
 from deploy.cli import EXIT_CODES, app
 from deploy.errors import DeployError
 from deploy.inventory import load_inventory
@@ -154,3 +157,24 @@ def test_every_event_is_explained():
     text = (REPOSITORY / "docs" / "run-directory.md").read_text()
     tags = {kind.__struct_config__.tag for kind in events.AnyEvent.__args__}
     assert {tag for tag in tags if f"`{tag}`" not in text} == set()
+
+
+DATASET = (REPOSITORY / "docs" / "dataset.md").read_text()
+TYPES = {"Int64": "integer", "Float64": "number", "String": "text", "Boolean": "yes/no"}
+
+
+@pytest.mark.parametrize("table", [SPANS, *TABLES], ids=lambda table: table.name)
+def test_every_column_of_the_data_set_is_explained(table: Table):
+    """Each table has a section that says what a row is, with its columns in order: type, unit and meaning."""
+    (section,) = re.findall(rf"^### {table.name}\n\n(.*?)(?=\n### |\Z)", DATASET, re.DOTALL | re.MULTILINE)
+    assert section.startswith(f"A row is {table.about}.\n")
+    assert re.findall(r"^\| `(.*?)` \| (.*?) \| (.*?) \| (.*) \|$", section, re.MULTILINE) == [
+        (column.name, TYPES[column.type.__name__], column.unit, column.about) for column in table.columns
+    ]
+
+
+def test_the_data_set_has_no_other_tables():
+    """Nor steps, nor another limit of the trace than the code's."""
+    assert re.findall(r"^### (.*)", DATASET, re.MULTILINE) == [table.name for table in (SPANS, *TABLES)]
+    assert re.findall(r"`([\w-]+)`", DATASET[DATASET.index("or a step of a message") :])[: len(STEPS)] == list(STEPS)
+    assert f"{LIMIT:,} slices" in DATASET

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from deploy.analysis.statistics.conditions import Analysis
 
-LANE_PX = 46
+LANE_PX, NARROW_PX, FEW = 46, 24, 12
+"""Lanes of a few clients, and of more than a few."""
 _FILL = 0.42
 """Of a lane, above its middle and below."""
 
@@ -41,7 +42,7 @@ def clocks(analysis: Analysis) -> Figure | None:
             + left_out(names, known, "those that are least sure")
         ),
         alt=f"{title}. {_said(found, names)}",
-        spec=spec_of(layered(*_layers(rows, found, names)), LANE_PX * len(names)),
+        spec=spec_of(layered(*_layers(rows, found, names)), (LANE_PX if len(names) <= FEW else NARROW_PX) * len(names)),
     )
 
 

@@ -126,10 +126,11 @@ def faded(opacity: float) -> dict[str, Any]:
     return {"condition": {"test": test, "value": opacity}, "value": opacity / 6}
 
 
-def legend(names: Sequence[str], **properties: Any) -> alt.Legend:  # noqa: ANN401 - what Altair takes
-    """Return a legend with as many of `names` side by side as the figure is wide enough for."""
-    letters = max(map(len, names), default=1)
-    columns = alt.ExprRef(f"max(1, floor({_LEGEND_PX} / ({_LETTER_PX} * {letters + _SYMBOL_LETTERS})))")
+def legend(names: Sequence[str], title: str = "", **properties: Any) -> alt.Legend:  # noqa: ANN401 - what Altair takes
+    """Return a legend with as many of `names` side by side as the figure is wide enough for, beside the title."""
+    letters = max(map(len, names), default=1) + _SYMBOL_LETTERS
+    room = f"{_LEGEND_PX} - {_LETTER_PX} * {len(title)}"
+    columns = alt.ExprRef(f"max(1, floor(({room}) / ({_LETTER_PX} * {letters})))")
     return alt.Legend(columns=columns, **properties)
 
 

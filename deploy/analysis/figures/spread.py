@@ -26,6 +26,8 @@ TICKED_LANES = 12
 TICKS, TICKS_IN_ONE = 150, 40
 """As many evenly many quantiles stand for a lane's values: in all conditions, and in one."""
 LANE_PX, SUBLANE_PX = 26, 15
+NARROW = 2 / 3
+"""Of many hosts' lanes."""
 _BRACKET = {"surely", "at_most"}
 HOW_TO_READ = "Boxes hold the middle half of the values, the line in them is the median, whiskers reach from 5 to 95 %"
 
@@ -50,8 +52,14 @@ def spec(lanes: Lanes) -> dict[str, Any]:
     span = _span(boxes)
     boxes = boxes.with_columns(pl.col(*QUANTILES, *_BRACKET & set(boxes.columns)).clip(lower_bound=span.floor))
     chart = layered(*_ticks(lanes, span), *_boxes(rows_of(boxes), lanes, span))
-    lane_px = SUBLANE_PX * len(lanes.kinds) * 1.35 if lanes.kinds else LANE_PX
-    return spec_of(one_at_a_time(chart), lane_px * len(lanes.hosts))
+    lane_px = _lane_px(lanes) * 1.35 * len(lanes.kinds) if lanes.kinds else _lane_px(lanes)
+    return spec_of(one_at_a_time(chart), round(lane_px * len(lanes.hosts)))
+
+
+def _lane_px(lanes: Lanes) -> float:
+    """Return the height of a lane, or of its part for one kind."""
+    own = SUBLANE_PX if lanes.kinds else LANE_PX
+    return own if len(lanes.hosts) <= TICKED_LANES else NARROW * own
 
 
 def _span(boxes: pl.DataFrame) -> Span:
@@ -81,12 +89,18 @@ def edge(lanes: Lanes) -> str:
 
 
 def medians(lanes: Lanes) -> str:
-    """Return the medians of all conditions in words, for an alternative text."""
-    rows = summary(lanes).filter(condition=ALL).rows(named=True)
-    said = (
-        f"{row['host']}{', ' + row['kind'] if lanes.kinds else ''}: {row['middle']:.3g} {lanes.unit}" for row in rows
-    )
-    return "Medians: " + "; ".join(said) + "."
+    """Return the medians over all conditions in words, for an alternative text; of many, two."""
+    found = summary(lanes).filter(condition=ALL)
+    said = []
+    for kind in lanes.kinds or ("",):
+        own = found.filter(kind=kind) if kind else found
+        middle: dict[str, float] = dict(own.select("host", "middle").iter_rows())
+        names = [name for name in lanes.hosts if name in middle]
+        if len(names) > TICKED_LANES:
+            names = [min(names, key=middle.__getitem__), max(names, key=middle.__getitem__)]
+        told = "; ".join(f"{name} {middle[name]:.3g} {lanes.unit}" for name in names)
+        said.append(f"{kind}: {told}" if kind else told)
+    return "Medians, " + ". ".join(said) + "."
 
 
 def _place(lanes: Lanes) -> dict[str, Any]:
@@ -111,7 +125,7 @@ def _boxes(rows: Rows, lanes: Lanes, span: Span) -> Iterator[alt.Chart]:
     place = _place(lanes)
     inked = {key: channel for key, channel in place.items() if key != "color"}
     tips = _tips(lanes)
-    lane_px = SUBLANE_PX if lanes.kinds else LANE_PX
+    lane_px = _lane_px(lanes)
 
     def x(name: str) -> alt.X:
         return alt.X(f"{name}:Q", title=lanes.title, scale=span.scale, axis=span.axis)

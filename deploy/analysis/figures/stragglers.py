@@ -68,7 +68,8 @@ def _by_condition(analysis: Analysis) -> Figure | None:
         name="figure-stragglers",
         title=title,
         subtitle="Percent of a condition's rounds in which the round waited for this client",
-        caption="The stronger a cell, the more often its client was last; rows add up to 100, unless a log is missing."
+        caption=f"The stronger a cell, the more often its client was last: at most {max(rows['percent']):.0f} %."
+        " Rows add up to 100, unless a log is missing or clients are left out."
         + left_out(shown, list(weights), "those that were last most often"),
         alt=f"{title}. In all conditions: {_said(weights, shown)}",
         spec=spec_of(all_or_one(_cells(rows, order, shown)), ROW_PX * len(order)),
@@ -94,7 +95,9 @@ def _cells(rows: pl.DataFrame, order: list[str], shown: list[str]) -> alt.LayerC
         *causes,
     ]
     # The hue is the page's; how dark it is, is its opacity: so the numbers can be read on both papers.
-    strength = alt.FillOpacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 0.62]), legend=None)
+    strength = alt.FillOpacity(
+        "share:Q", scale=alt.Scale(domain=[0, max(0.01, *rows["share"])], range=[0.04, 0.62]), legend=None
+    )
     base = alt.Chart(data(rows_of(rows))).encode(x, y, tooltip=tips)
     cells = base.mark_rect(cornerRadius=2).encode(strength)
     if many:

@@ -239,7 +239,9 @@ def _said(bars: pl.DataFrame, analysis: Analysis, chosen: Chosen) -> str:
     sums = rows.group_by("host", "what").agg(for_s=(pl.col("end_s") - pl.col("start_s")).sum())
     told = []
     for host in chosen.hosts[:6]:
-        own = sums.filter((pl.col("host") == host) & (pl.col("for_s") >= LEAST_S)).sort("for_s", descending=True)
+        own = sums.filter((pl.col("host") == host) & (pl.col("for_s") >= LEAST_S)).sort(
+            "for_s", "what", descending=[True, False]
+        )
         told.append(f"{host} " + ", ".join(f"{row['what']} {row['for_s']:.2f} s" for row in own.rows(named=True)))
     rounds = rows["round"].n_unique()
     return f"{_name(analysis, chosen.first)}, {rounds} rounds. " + "; ".join(told) + "."

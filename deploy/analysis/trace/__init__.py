@@ -1,1 +1,1 @@
-"""The run as a time line for Perfetto and chrome://tracing."""
+"""The run as a time line for other programs to show."""

@@ -16,15 +16,16 @@ _RTT = {"down": "rtt by the server's TCP", "up": "rtt by the client's TCP"}
 
 
 def arrows(on_server: pl.DataFrame, on_clients: pl.DataFrame) -> pl.DataFrame:
-    """Return both ends of each message's way that has one: each lies in a slice, an end in its last nanosecond.
+    """Return both ends of each message's way that has one, each inside a slice: for timed tasks with lanes.
 
-    Takes the timed tasks with their lanes on either side.
+    Where a slice ends with it, an end lies in its last nanosecond, for a slice's end is not its own.
     """
     down, up = (pl.col(start_of(step)).is_not_null() for step in ("downlink", "uplink"))
+    handed = pl.max_horizontal(pl.col(start_of("downlink")) - 1, "server_start_ns")
     arrived = pl.min_horizontal(end_of("uplink"), pl.col("server_end_ns") - 1)
     return pl.concat(
         [
-            _ends(on_server.filter(down), "s", "instruction", pl.col(start_of("downlink"))),
+            _ends(on_server.filter(down), "s", "instruction", handed),
             _ends(on_clients.filter(down), "f", "instruction", pl.col(end_of("downlink")) - 1),
             _ends(on_clients.filter(up), "s", "reply", pl.col(start_of("uplink"))),
             _ends(on_server.filter(up), "f", "reply", arrived),

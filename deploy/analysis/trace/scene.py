@@ -19,12 +19,11 @@ from deploy.analysis.trace.slices import (
     trial_slices,
     waiting_slices,
 )
-from deploy.analysis.trace.steps import ON_CLIENT, ON_SERVER, timed
+from deploy.analysis.trace.steps import ON_CLIENT, ON_SERVER, PLACE, timed
 
 if TYPE_CHECKING:
     from deploy.analysis.reading.rows import Dataset
 
-PLACE = ["trial", "round"]
 _OF_TASK = len(STEPS) + 3
 """Slices of a task at most: its steps, itself on both sides, and the wait after it."""
 _OF_ROUND = len(STEPS) * 2 + 1
@@ -48,7 +47,7 @@ def scene(dataset: Dataset, rounds: pl.DataFrame, limit: int) -> Scene:
         frame.join(fitting, on=PLACE, how="semi", nulls_equal=True) for frame in (rounds, dataset.tasks, dataset.phases)
     )
     server = next((name for name, record in dataset.manifest.hosts.items() if record.role == "server"), "server")
-    found = timed(tasks)
+    found = timed(tasks, rounds)
     on_server, on_clients = server_lanes(found, server), client_lanes(found)
     plans = [trial.plan for trial in dataset.trials]
     slices = [

@@ -78,7 +78,7 @@ def task_slices(laned: pl.DataFrame, steps: Sequence[str]) -> pl.DataFrame:
 def waiting_slices(laned: pl.DataFrame) -> pl.DataFrame:
     """Return when a client had answered, and others had not: until the last reply, or its own next instruction."""
     ordered = laned.sort("client", "start_ns")
-    upto = pl.min_horizontal("round_end_ns", pl.col("start_ns").shift(-1).over("client"))
+    upto = pl.min_horizontal("wave_end_ns", pl.col("start_ns").shift(-1).over("client"))
     gaps = ordered.with_columns(start_ns=pl.col("end_ns").cum_max().over("client"), end_ns=upto, lane=_FIRST)
     waiting = gaps.filter(pl.col("reply_received_ns").is_not_null(), pl.col("end_ns") > pl.col("start_ns"))
     args = _args(("trial", "round", "control", "kind"))

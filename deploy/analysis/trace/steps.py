@@ -12,6 +12,7 @@ import polars as pl
 from deploy.analysis.columns import STEPS
 from deploy.analysis.trace.lanes import ns
 
+PLACE = ["trial", "round"]
 ON_SERVER = ("server-encode", "server-queue", "server-decode")
 ON_CLIENT = tuple(step for step in STEPS if step not in ON_SERVER)
 
@@ -26,21 +27,34 @@ def end_of(step: str) -> str:
     return f"{step}_end_ns"
 
 
-def timed(tasks: pl.DataFrame) -> pl.DataFrame:
+def timed(tasks: pl.DataFrame, rounds: pl.DataFrame) -> pl.DataFrame:
     """Add each step's start and end, and those of the whole task, on the client and with its steps on the server.
 
-    `last`: no other reply of this kind came later in the round, which waited for it. A task without two moments is
-    left out.
+    A task without two moments is left out. `last`: of a wave of tasks that overlap in time, its reply was decoded last,
+    and the round waited for it; `wave_end_ns` is when the last reply of the wave was there.
     """
     raw = tasks.with_columns(**_raw()).with_columns(**_client())
     known = raw.filter(pl.col("client_start_ns") < pl.col("client_end_ns"))
     cut = _cut(known).with_columns(
         server_start_ns=pl.min_horizontal("client_start_ns", *(start_of(step) for step in ON_SERVER)),
         server_end_ns=pl.max_horizontal("client_end_ns", *(end_of(step) for step in ON_SERVER)),
-        round_end_ns=pl.col("reply_received_ns").max().over("trial", "round", "kind"),
     )
-    last = (pl.col("reply_received_ns") == pl.col("round_end_ns")).fill_null(value=False)
-    return cut.with_columns(last=last).with_row_index("task")
+    return _in_waves(cut, rounds).with_row_index("task")
+
+
+def _in_waves(tasks: pl.DataFrame, rounds: pl.DataFrame) -> pl.DataFrame:
+    """Add `last` and `wave_end_ns`; a reply that was not there before the round ended, nobody waited for."""
+    over = tasks.join(rounds.select(*PLACE, over_ns="ended_ns"), on=PLACE, how="left")
+    in_time = pl.col("reply_received_ns") <= pl.col("over_ns").fill_null(pl.col("reply_received_ns"))
+    found = over.with_columns(_done_ns=pl.when(in_time).then("server_end_ns")).sort(*PLACE, "server_start_ns")
+    before_ns = pl.col("_done_ns").cum_max().forward_fill().shift(1).over(PLACE)
+    opens = before_ns.is_null() | (pl.col("server_start_ns") >= before_ns)
+    found = found.with_columns(_opens=opens).with_columns(_wave=pl.col("_opens").cum_sum().over(PLACE))
+    wave = [*PLACE, "_wave"]
+    done_last = (pl.col("_done_ns") == pl.col("_done_ns").max().over(wave)).fill_null(value=False)
+    last = done_last & (done_last.cum_sum().over(wave) == done_last.sum().over(wave))  # of equals, one
+    ended_ns = pl.col("reply_received_ns").filter(pl.col("_done_ns").is_not_null()).max().over(wave)
+    return found.with_columns(last=last, wave_end_ns=ended_ns).select(pl.exclude("over_ns", "^_.*$"))
 
 
 def _raw() -> dict[str, pl.Expr]:

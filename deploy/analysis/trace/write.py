@@ -126,7 +126,7 @@ def _events(shown: Scene, hosts: pl.DataFrame, threads: pl.DataFrame, zero_ns: i
         "pid", "tid", "name",
         ph=pl.lit("X"), cat="category", ts=_us(pl.col("start_ns") - zero_ns),
         dur=_us(pl.col("end_ns") - pl.col("start_ns")),
-        cname=pl.col("name").replace_strict(_COLORS, default=_OTHER, return_dtype=pl.String),
+        cname=_color(),
     )  # fmt: skip
     yield _lines(without_args).str.strip_suffix("}") + ',"args":' + slices["args"] + "}"
     ends = shown.arrows.join(threads, on=place)
@@ -136,6 +136,17 @@ def _events(shown: Scene, hosts: pl.DataFrame, threads: pl.DataFrame, zero_ns: i
     for unit, rows in counters.group_by("unit", maintain_order=True):
         args = pl.struct(pl.col("value").alias(str(unit[0])))
         yield _lines(rows.select("pid", "tid", "name", "ts", ph=pl.lit("C"), args=args))
+
+
+def _color() -> pl.Expr:
+    category = pl.col("category")
+    return (
+        pl.when(category.str.starts_with("round") & category.str.ends_with(",control"))
+        .then(pl.lit("grey"))
+        .when(category.str.starts_with("task") & category.str.ends_with(",critical"))
+        .then(pl.lit("bad"))
+        .otherwise(pl.col("name").replace_strict(_COLORS, default=_OTHER, return_dtype=pl.String))
+    )
 
 
 def _us(time_ns: pl.Expr) -> pl.Expr:

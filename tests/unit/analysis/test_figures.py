@@ -258,6 +258,7 @@ def test_boxes_are_the_quantiles_of_the_values() -> None:
     (row,) = spread.summary(lanes).rows(named=True)
     assert [row[name] for name in spread.QUANTILES] == pytest.approx([5, 25, 50, 75, 95])
     assert (row["least"], row["most"], row["n"]) == (0, 100, 101)
+    assert spread.medians(lanes) == "Medians, a 50 s."
     many = pl.DataFrame({"host": "a", "condition": ALL, "value": [float(n) for n in range(10_000)]})
     spec = spread.spec(spread.Lanes(values=many, hosts=["a"], title="t (s)", unit="s"))
     ticks = spec["datasets"][spec["layer"][0]["data"]["name"]]
@@ -383,9 +384,7 @@ def test_a_time_line_tells_who_did_what_when(single: Analysis) -> None:
     assert told.filter(host="pi4-a", what="injected").rows()[0][4:] == (0.0, 0.1)
     figure = timeline.timeline(analysis)
     assert figure is not None
-    assert "pi4-a compute 1.00 s, network 1.10 s" in figure.alt.replace(
-        "network 1.10 s, compute 1.00 s", "compute 1.00 s, network 1.10 s"
-    )
+    assert "pi4-a network 1.10 s, compute 1.00 s, waiting 1.00 s, injected 0.60 s" in figure.alt
     drawn(figure)
 
 
