@@ -229,7 +229,7 @@ def test_time_is_linear_in_the_number_of_exchanges() -> None:
 )
 @settings(max_examples=100, deadline=None)
 def test_steps_of_the_time_of_day_are_found_exactly(steps: list[tuple[float, float]], drift: float, seed: int) -> None:
-    """Size to a millisecond and what drifts meanwhile, in time before the first stamp after it; late stamps are no steps."""
+    """Size to a millisecond and its drift meanwhile, in time before the first stamp after it; late stamps are none."""
     rng = np.random.default_rng(seed)
     # Ten stamps at least between steps: the median of five has to see each piece.
     when = [100 * (place + 1) + at / 20 for place, (at, _) in enumerate(steps)]
