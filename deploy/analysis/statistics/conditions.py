@@ -37,7 +37,8 @@ Key = TypeVar("Key", int, str)
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """One combination of swept values: means over its timed trials (complete, target reached if there is one).
 
-    `low_s` to `high_s` is the 95 % confidence interval of `total_s`, made by `method`; there is none for one trial.
+    `low_s` to `high_s` is the 95 % confidence interval of `total_s`, made by `method`, and never begins below 0; there is
+    none for one trial.
     `expected_s` is theory's E[T]; `drawn_s` the same with the delays that were in fact drawn, so that
     `total_s - drawn_s` is what luck of the draw does not explain. `expected_low_s` to `expected_high_s` is where the
     mean of so many trials lies in 95 of 100 cases if theory holds (see `simulation`), `p_value` how rarely it is as far
@@ -170,7 +171,7 @@ def _condition(trials: list[Trial], known: Known) -> Condition:
         accuracy=accuracy.value if accuracy else None,
         total_s=time.value if time else None,
         std_s=stdev(totals) if len(totals) > 1 else None,
-        low_s=time.low if time else None,
+        low_s=max(0.0, time.low) if time and time.low is not None else None,
         high_s=time.high if time else None,
         method=time.method if time else "",
         accuracy_low=accuracy.low if accuracy else None,
