@@ -37,10 +37,9 @@ Key = TypeVar("Key", int, str)
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """One combination of swept values: means over its timed trials (complete, target reached if there is one).
 
-    `low_s` to `high_s` is the 95 % confidence interval of `total_s`, made by `method`, and never begins below 0; there is
-    none for one trial.
-    `expected_s` is theory's E[T]; `drawn_s` the same with the delays that were in fact drawn, so that
-    `total_s - drawn_s` is what luck of the draw does not explain. `expected_low_s` to `expected_high_s` is where the
+    `low_s` to `high_s` is the 95 % confidence interval of `total_s`, made by `method`, and never begins below 0;
+    there is none for one trial. `expected_s` is theory's E[T]; `drawn_s` the same with the delays that were in fact
+    drawn, so that `total_s - drawn_s` is what luck of the draw does not explain. `expected_low_s` to `expected_high_s` is where the
     mean of so many trials lies in 95 of 100 cases if theory holds (see `simulation`), `p_value` how rarely it is as far
     off as it was, `agrees` whether that is no reason to doubt, over all conditions. `to_target` takes the censored
     trials into account too. None where nothing is known.

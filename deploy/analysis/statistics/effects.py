@@ -1,8 +1,9 @@
 """What a swept value does to the training time: each value against the reference value of its key, all else equal.
 
-The reference is the value without a delay or limit, else the lowest, else the first of the playbook. Trials that share
-their delay schedule are compared pair by pair, so that what was drawn drops out; that is so for all keys but `delay.*`
-and `link.*`, for which every value draws anew. No slope is fitted to a probability: by theory the time is not linear
+The reference is the value without a delay or limit, else the lowest, else the first of the playbook. Trials of the same
+repeat are compared pair by pair: they ran in one block of time and began with the same weights, so that a slow hour and
+a seed that needs more rounds drop out; where they share their delay schedule too, what was drawn does. That is so for
+all keys but `delay.*` and `link.*`, for which every value draws anew. No slope is fitted to a probability: by theory the time is not linear
 in it.
 """
 
@@ -122,7 +123,7 @@ def _effect(
     numbers = [each.plan.condition for each in pair]
     every = [trials[number] for number in numbers]
     timed = [[trial for trial in each if trial.timed and trial.total_s is not None] for each in every]
-    ours, theirs, paired = pairs(timed[0], timed[1], lambda trial: (trial.plan.repeat, trial.plan.schedule))
+    ours, theirs, paired = pairs(timed[0], timed[1], lambda trial: (trial.plan.repeat, trial.plan.seed))
     gap = difference(_totals(ours), _totals(theirs), paired=paired)
     if gap is None:
         return None

@@ -26,14 +26,15 @@ def analysed(kit: ModuleType, folder: Path, trials: list[Any]) -> Analysis:
 
 
 def sweep(kit: ModuleType, key: str, times: dict[Any, list[float]], **changes: Any) -> list[Any]:
-    """Make a trial of one round for each time of each value of `key`: the values' repeats have a schedule each."""
+    """Make a trial of one round for each time of each value of `key`: repeats have a schedule and a seed each."""
     return [
         kit.FakeTrial(
             kit.plan(
                 index=100 * number + repeat,
                 condition=number,
                 repeat=repeat,
-                schedule=changes.get("schedule", lambda _, repeat: repeat)(number, repeat),
+                schedule=repeat,
+                seed=changes.get("seed", lambda _, repeat: repeat)(number, repeat),
                 settings={key: value},
             ),
             [kit.simple_round(time_s)],
@@ -43,7 +44,7 @@ def sweep(kit: ModuleType, key: str, times: dict[Any, list[float]], **changes: A
     ]
 
 
-def test_trials_that_share_a_schedule_are_compared_pair_by_pair(tmp_path: Path, kit: ModuleType) -> None:
+def test_trials_of_one_repeat_are_compared_pair_by_pair(tmp_path: Path, kit: ModuleType) -> None:
     """Repeats differ by seconds, the pairs by 2 s each: that is known to the millisecond, and by which method."""
     trials = sweep(kit, STRATEGY, {"a": [3.0, 7.0, 5.0], "b": [5.0, 9.0, 7.0]})
     (effect,) = analysed(kit, tmp_path, trials).effects
@@ -54,10 +55,10 @@ def test_trials_that_share_a_schedule_are_compared_pair_by_pair(tmp_path: Path, 
     assert (effect.difference.method, effect.difference.n) == ("paired t", 3)
 
 
-def test_trials_that_drew_for_themselves_are_not(tmp_path: Path, kit: ModuleType) -> None:
-    """The same times with schedules of their own: Welch, and nothing is sure."""
+def test_trials_that_began_with_other_weights_are_not(tmp_path: Path, kit: ModuleType) -> None:
+    """The same times with seeds of their own: Welch, and nothing is sure."""
     times = {"a": [3.0, 7.0, 5.0], "b": [5.0, 9.0, 7.0]}
-    trials = sweep(kit, STRATEGY, times, schedule=lambda number, repeat: 10 * number + repeat)
+    trials = sweep(kit, STRATEGY, times, seed=lambda number, repeat: 10 * number + repeat)
     (effect,) = analysed(kit, tmp_path, trials).effects
     assert (effect.difference.method, effect.paired) == ("Welch t", False)
     assert effect.difference.value == pytest.approx(2.0)
