@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PAIRS = (
     "A mean has Student's t; a difference the t of pairs where trials drew the same delays and started from the same"
     " weights (same repeat, schedule, seeds, number of rounds and, where something is injected, clients), else Welch's"
-    " t; a ratio of means Fieller's interval."
+    " t; a ratio of means Fieller's interval, from ten trials on the BCa bootstrap."
 )
 METHODS = (
     "Intervals hold the true value in 95 of 100 cases, each taken by itself.",
