@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
+from deploy.analysis.account.lives import UNTOLD
 from deploy.analysis.columns import PARTS
 from deploy.analysis.statistics.estimate import Estimate, difference, ratio
 from deploy.analysis.statistics.pairs import pairs
@@ -83,11 +84,17 @@ def effects(conditions: Sequence[Condition], trials: Mapping[int, Sequence[Trial
 
 
 def parts_by_trial(rounds: pl.DataFrame) -> Parts:
-    """Return the seconds of each group of `ADDED` by trial, of trials whose every round has an account."""
+    """Return the seconds of each group of `ADDED` by trial, of trials whose every round has an account.
+
+    And of no trial of which the logs do not tell what clients did in more rounds than `UNTOLD`: it would be called
+    unaccounted for, and the rest of the sum would be wrong.
+    """
     columns = {group: sum(pl.col(f"{part}_s") for part in parts) for group, parts in ADDED.items()}
-    if not {f"{part}_s" for part in PARTS} <= set(rounds.columns):
+    if not {"logged", *(f"{part}_s" for part in PARTS)} <= set(rounds.columns):
         return {}
-    whole = rounds.filter(pl.col("round") > 0).select("trial", **columns)
+    whole = rounds.filter(pl.col("round") > 0)
+    told = whole.group_by("trial").agg(pl.col("logged").mean()).filter(pl.col("logged") >= 1 - UNTOLD)
+    whole = whole.select("trial", **columns).join(told.select("trial"), on="trial", how="semi")
     known = whole.group_by("trial").agg(pl.all().sum(), gaps=pl.any_horizontal(pl.exclude("trial").is_null()).any())
     rows = known.filter(~pl.col("gaps")).drop("gaps").iter_rows(named=True)
     return {row["trial"]: {group: row[group] for group in ADDED} for row in rows}
