@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-waiting test-computing check bench clean
 
 help:            ## show this list
 	@sed -n 's/^\([a-z]*\): *[^#]*## /  make \1 \t/p' $(MAKEFILE_LIST)
@@ -11,8 +11,22 @@ help:            ## show this list
 demo: $(VENV)/.host  ## run the study's experiment on a virtual lab and draw its figure (about a minute)
 	$(BIN)/deploy up inventory/virtual.yaml
 
+# Tests of links that are down for minutes wait most of the time, so those that only compute run beside them. All others
+# time something, and run alone.
+WAITING   = tests/grpc/test_links.py
+COMPUTING = tests/unit tests/environment tests/fake
+
 test: $(VENV)/.test  ## run the whole test suite
-	$(BIN)/python -m pytest
+	@status=0; \
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync test-waiting test-computing || status=1; \
+	$(BIN)/python -m pytest tests $(addprefix --ignore=,$(WAITING) $(COMPUTING)) || status=1; \
+	exit $$status
+
+test-waiting: $(VENV)/.test
+	$(BIN)/python -m pytest $(WAITING)
+
+test-computing: $(VENV)/.test
+	$(BIN)/python -m pytest $(COMPUTING)
 
 check: $(VENV)/.test  ## lint, types, import boundaries
 	$(BIN)/ruff check .

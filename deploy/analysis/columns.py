@@ -172,6 +172,7 @@ ROUNDS = Table(
             "why: compute, injected, network or engine, whichever was most above the others' median",
         ),
         Column("lost_s", F, "s", "how much earlier the second to last was there"),
+        Column("logged", B, "", "whether clients' own logs tell of all on its critical path; else that is unaccounted"),
         *(Column(f"{part}_s", F, "s", about) for part, about in PARTS.items()),
         Column("uncertainty_s", F, "s", "by how much downlink_s may be too long and uplink_s too short, or reverse"),
     ),

@@ -16,6 +16,8 @@ STEPS = ("queue", "downlink", "decode", "compute", "injected", "encode", "uplink
 """The parts of a round that a task's life has."""
 AMOUNTS = (*STEPS, "link", "uncertainty")
 """What a life is summed up by: `link` is what the link injected, of `injected`."""
+UNTOLD = 0.05
+"""Of so many rounds clients' own logs may fail to tell, and sums over rounds are still made."""
 
 
 def lives(tasks: pl.DataFrame, rounds: pl.DataFrame) -> pl.DataFrame:

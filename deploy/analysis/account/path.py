@@ -19,7 +19,7 @@ _KINDS = ("server", "aggregate", "evaluate")
 
 
 def paths(rounds: pl.DataFrame, turns: pl.DataFrame, legs: pl.DataFrame, phases: pl.DataFrame) -> pl.DataFrame:
-    """Return a row for each round that ended: PARTS in seconds, each with `_s`, and `uncertainty_s`.
+    """Return a row for each round that ended: PARTS in seconds, each with `_s`, `uncertainty_s` and `logged`.
 
     On the way to the last reply of a leg lie all turns of the client whose it is; before its first one the server
     handed out others' instructions.
@@ -30,6 +30,7 @@ def paths(rounds: pl.DataFrame, turns: pl.DataFrame, legs: pl.DataFrame, phases:
         *(pl.col(step).sum() for step in STEPS),
         handing=((pl.col("start_ns") - pl.col("from_ns")) / 1e9).sum(),
         uncertainty_s=sum_if_any("uncertainty"),
+        logged=pl.col("logged").all(),
     )
     ended = rounds.filter(pl.col("round_s").is_not_null())
     between = gaps(ended, own.select(*PLACE, "from_ns", "end_ns"))
@@ -105,4 +106,5 @@ def _added(found: pl.DataFrame) -> pl.DataFrame:
     )
     named = [part for part in PARTS if part != "unaccounted"]
     found = found.with_columns(unaccounted=pl.col("round_s") - pl.sum_horizontal(named))
-    return found.select(*PLACE, *(pl.col(part).alias(f"{part}_s") for part in PARTS), "uncertainty_s")
+    logged = pl.col("logged").fill_null(value=True)  # where no client did anything, there is nothing to tell
+    return found.select(*PLACE, logged, *(pl.col(part).alias(f"{part}_s") for part in PARTS), "uncertainty_s")

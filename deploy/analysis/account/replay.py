@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
-from deploy.analysis.account.lives import PLACE
+from deploy.analysis.account.lives import PLACE, UNTOLD
 from deploy.analysis.columns import WHAT_IF
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def _without_hosts(stays: pl.DataFrame) -> pl.DataFrame:
 def what_if(stays: pl.DataFrame, rounds: pl.DataFrame, complete: Sequence[int]) -> pl.DataFrame:
     """Return WHAT_IF: of ROUNDS of trials that were completed, for each condition and for all.
 
-    A host can only be left out of a condition in which there are others.
+    A host can only be left out of a condition in which there are others. Every other change takes something away that
+    only clients' logs tell: it is not known where they do not in more rounds than `UNTOLD`.
     """
     whole = rounds.filter(pl.col("trial").is_in(list(complete)) & pl.col("round_s").is_not_null())
     whole = pl.concat([whole.select(*PLACE, "condition", "round_s"), _of_all(whole)])
@@ -117,7 +118,11 @@ def what_if(stays: pl.DataFrame, rounds: pl.DataFrame, complete: Sequence[int]) 
     saved = found.group_by(by).agg(pl.col("saved_s").sum())
     rows = pl.concat([_changed(totals), _left_out(stays.join(whole, on=PLACE))])
     rows = rows.join(totals, on="condition", nulls_equal=True).join(saved, on=by, how="left", nulls_equal=True)
-    rows = rows.with_columns(saved_s=pl.col("saved_s").fill_null(0.0) / pl.col("trials"))
+    silent = stays.filter(~pl.col("logged")).select(PLACE).unique().join(whole, on=PLACE)
+    silent = silent.group_by("condition").agg(untold=pl.len())
+    rows = rows.join(silent, on="condition", how="left", nulls_equal=True)
+    known = pl.col("host").is_not_null() | (pl.col("untold").fill_null(0) <= UNTOLD * pl.col("rounds"))
+    rows = rows.with_columns(saved_s=pl.when(known).then(pl.col("saved_s").fill_null(0.0) / pl.col("trials")))
     rows = rows.with_columns(
         replayed_s=pl.col("measured_s") - pl.col("saved_s"), saved_pct=100 * pl.col("saved_s") / pl.col("measured_s")
     )

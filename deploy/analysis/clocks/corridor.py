@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deploy.analysis.clocks.concave import edge, maximum
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-    Concave = Callable[[float], tuple[float, float]]
-    """A function's value and slope at a place."""
     Flags = NDArray[np.bool_]
     Indices = NDArray[np.intp]
 
@@ -46,9 +46,6 @@ STAMP_S = 1e-6
 MOST_WINDOWS = 64
 WINDOW_EXCHANGES = 8
 """On average, for there to be one in each window that nothing held up."""
-_EXACT_S = 1e-9
-_MOST_STEPS = 60
-"""They suffice to halve any range of drifts until nothing is left of it."""
 _LOOK_AHEAD = 2
 """So many bounds that agree with the past show that one between them, which does not, is wrong."""
 
@@ -253,45 +250,11 @@ def _drifts(bounds: Bounds) -> tuple[float, float, float]:
         least, most = int(above.argmin()), int(below.argmax())
         return float(above[least] - below[most]) + 2 * STAMP_S, float(lower_t[most] - upper_t[least])
 
-    widest = _maximum(clearance, -FASTEST, FASTEST)
+    widest = maximum(clearance, -FASTEST, FASTEST)
     if clearance(widest)[0] < 0:
         return widest, widest, widest
-    least, most = _edge(clearance, -FASTEST), _edge(clearance, FASTEST)
+    least, most = edge(clearance, -FASTEST), edge(clearance, FASTEST)
     return least, min(max(_slope(bounds, (least + most) / 2), least), most), most
-
-
-def _maximum(concave: Concave, low: float, high: float) -> float:
-    """Return where a concave function is greatest: between two points, no higher than where their tangents meet.
-
-    It consists of straight pieces, so that a few steps find the top exactly.
-    """
-    (at_low, up), (at_high, down) = concave(low), concave(high)
-    if up <= 0 or down >= 0:
-        return low if up <= 0 else high
-    for _ in range(_MOST_STEPS):
-        place = min(max((at_high - at_low + up * low - down * high) / (up - down), low), high)
-        value, slope = concave(place)
-        if at_low + up * (place - low) - value <= _EXACT_S or slope == 0:
-            return place
-        if slope > 0:
-            low, at_low, up = place, value, slope
-        else:
-            high, at_high, down = place, value, slope
-    return (low + high) / 2
-
-
-def _edge(concave: Concave, outside: float) -> float:
-    """Return where a concave function, negative at `outside`, is so no more; rather outside than in.
-
-    A tangent is nowhere below the function, so where it crosses zero is never beyond the edge (Newton's method).
-    """
-    value, slope = concave(outside)
-    for _ in range(_MOST_STEPS):
-        if value >= -_EXACT_S:
-            break
-        outside -= value / slope
-        value, slope = concave(outside)
-    return outside
 
 
 def _slope(bounds: Bounds, otherwise: float) -> float:

@@ -115,7 +115,7 @@ def _parsed(batches: Sequence[_Batch], alone_bytes: int) -> Iterator[tuple[_Batc
     work = [[[piece for _, piece in batch] for batch in share] for share in shares]
     try:
         with ExitStack() as stack:
-            results = [stack.enter_context(working(share)).results() for share in work]
+            results = [stack.enter_context(working(share)) for share in work]
             for number, batch in enumerate(batches):
                 yield batch, next(results[number % workers])
     except (EOFError, BrokenPipeError) as error:

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -24,40 +24,36 @@ _batches = msgspec.msgpack.Decoder(list[list[Piece]])
 _parsed = msgspec.msgpack.Decoder(Parsed)
 
 
-class Worker:
-    """A running process, which was given its batches."""
-
-    def __init__(self, process: subprocess.Popen[bytes], count: int) -> None:
-        self._process, self._count = process, count
-
-    def results(self) -> Iterator[Parsed]:
-        """Yield what each batch held, in order; raises EOFError if the process ends before that."""
-        assert self._process.stdout is not None  # noqa: S101 - it was started with a pipe
-        for _ in range(self._count):
-            yield _parsed.decode(_read(self._process.stdout))
-
-
 @contextmanager
-def working(batches: Sequence[Sequence[Piece]]) -> Iterator[Worker]:
-    """Start a process that parses batches; it is ended on leaving."""
+def working(batches: Sequence[Sequence[Piece]]) -> Iterator[Iterator[Parsed]]:
+    """Start a process that parses batches, and give what each held; it is ended on leaving.
+
+    Raises EOFError or BrokenPipeError if it dies. What it would say on stderr then, or on Ctrl-C, is for no user.
+    """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "POLARS_MAX_THREADS": "1"}
-    argv = [sys.executable, "-P", "-m", __name__]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdin is not None  # noqa: S101 - it was started with a pipe
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None  # noqa: S101 - it was started with pipes
+        assert process.stdout is not None  # noqa: S101 - the same
         try:
             process.stdin.write(msgspec.msgpack.encode(batches))
             process.stdin.close()
-            yield Worker(process, len(batches))
+            yield (_parsed.decode(_read(process.stdout)) for _ in batches)
         finally:
             process.kill()
 
 
-def _read(stream: BinaryIO | object) -> bytes:
+def _read(stream: IO[bytes]) -> bytes:
     """Read one result."""
-    assert hasattr(stream, "read")  # noqa: S101 - a pipe
     head = stream.read(_LENGTH.size)
     length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 0
-    found: bytes = stream.read(length)
+    found = stream.read(length)
     if not length or len(found) < length:
         raise EOFError
     return found

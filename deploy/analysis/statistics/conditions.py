@@ -32,17 +32,19 @@ if TYPE_CHECKING:
 
 
 Key = TypeVar("Key", int, str)
+FEWEST = 3
+"""Of so many trials at least theory's band is made."""
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """One combination of swept values: means over its timed trials (complete, target reached if there is one).
 
-    `low_s` to `high_s` is the 95 % confidence interval of `total_s`, made by `method`; there is none for one trial.
-    `expected_s` is theory's E[T]; `drawn_s` the same with the delays that were in fact drawn, so that
-    `total_s - drawn_s` is what luck of the draw does not explain. `expected_low_s` to `expected_high_s` is where the
-    mean of so many trials lies in 95 of 100 cases if theory holds (see `simulation`), `p_value` how rarely it is as far
-    off as it was, `agrees` whether that is no reason to doubt, over all conditions. `to_target` takes the censored
-    trials into account too. None where nothing is known.
+    `low_s` to `high_s` is the 95 % confidence interval of `total_s`, made by `method`, and never begins below 0;
+    there is none for one trial. `expected_s` is theory's E[T]; `drawn_s` the same with the delays that were in fact
+    drawn, so that `total_s - drawn_s` is what luck of the draw does not explain. `expected_low_s` to `expected_high_s`
+    is where the mean of so many trials lies in 95 of 100 cases if theory holds (see `simulation`), `p_value` how rarely
+    it is as far off as it was, `agrees` whether that is no reason to doubt, over all conditions. `to_target` takes the
+    censored trials into account too. None where nothing is known.
     """
 
     plan: PlannedTrial
@@ -170,7 +172,7 @@ def _condition(trials: list[Trial], known: Known) -> Condition:
         accuracy=accuracy.value if accuracy else None,
         total_s=time.value if time else None,
         std_s=stdev(totals) if len(totals) > 1 else None,
-        low_s=time.low if time else None,
+        low_s=max(0.0, time.low) if time and time.low is not None else None,
         high_s=time.high if time else None,
         method=time.method if time else "",
         accuracy_low=accuracy.low if accuracy else None,
@@ -184,13 +186,16 @@ def _condition(trials: list[Trial], known: Known) -> Condition:
 
 
 def _predicted(condition: Condition, timed: list[Trial], natural: Undelayed | None) -> Condition:
-    """Add theory's band, and the p-value, unless theory took the rounds of these very trials."""
-    found = predict(timed, natural) if natural is not None else None
+    """Add theory's band, and the p-value where these are other trials than those that it is made from.
+
+    Fewer than `FEWEST` trials do not tell how much trials differ: where they do by 2 % of a round, a quarter of all
+    tests would be false alarms with one trial, an eighth with two.
+    """
+    found = predict(timed, natural) if natural is not None and natural.trials >= FEWEST else None
     if natural is None or found is None:
         return condition
-    itself = natural.own and timed[0].undelayed
     band = {"expected_low_s": found.low_s, "expected_high_s": found.high_s}
-    return replace(condition, **band, p_value=None if itself else found.p_value)
+    return replace(condition, **band, p_value=found.p_value if natural.can_test(condition.plan.condition) else None)
 
 
 def _judged(conditions: Sequence[Condition]) -> tuple[Condition, ...]:

@@ -1,10 +1,11 @@
 """What a swept value does to the training time: each value against the reference value of its key, all else equal.
 
 The reference is the value without a delay or limit, else the lowest, else the first of the playbook. Where several keys
-are injected, each condition is also compared with the one in which all of them have their mildest values. Trials that
-share their delay schedule are compared pair by pair, so that what was drawn drops out; that is so for all keys but
-`delay.*` and `link.*`, for which every value draws anew. No slope is fitted to a probability: by theory the time is not
-linear in it.
+are injected, each condition is also compared with the one in which all of them have their mildest values. Trials of the
+same repeat are compared pair by pair: they ran in one block of time and began with the same weights, so that a slow
+hour and a seed that needs more rounds drop out. What was drawn drops out too where they share their delay schedule: for
+all keys but `delay.*` and `link.*`, of which every value draws anew. No slope is fitted to a probability: by theory the
+time is not linear in it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
+from deploy.analysis.account.lives import UNTOLD
 from deploy.analysis.columns import PARTS
 from deploy.analysis.statistics.estimate import Estimate, difference, ratio
 from deploy.analysis.statistics.pairs import pairs
@@ -87,11 +89,17 @@ def effects(conditions: Sequence[Condition], trials: Mapping[int, Sequence[Trial
 
 
 def parts_by_trial(rounds: pl.DataFrame) -> Parts:
-    """Return the seconds of each group of `ADDED` by trial, of trials whose every round has an account."""
+    """Return the seconds of each group of `ADDED` by trial, of trials whose every round has an account.
+
+    And of no trial of which the logs do not tell what clients did in more rounds than `UNTOLD`: it would be called
+    unaccounted for, and the rest of the sum would be wrong.
+    """
     columns = {group: sum(pl.col(f"{part}_s") for part in parts) for group, parts in ADDED.items()}
-    if not {f"{part}_s" for part in PARTS} <= set(rounds.columns):
+    if not {"logged", *(f"{part}_s" for part in PARTS)} <= set(rounds.columns):
         return {}
-    whole = rounds.filter(pl.col("round") > 0).select("trial", **columns)
+    whole = rounds.filter(pl.col("round") > 0)
+    told = whole.group_by("trial").agg(pl.col("logged").mean()).filter(pl.col("logged") >= 1 - UNTOLD)
+    whole = whole.select("trial", **columns).join(told.select("trial"), on="trial", how="semi")
     known = whole.group_by("trial").agg(pl.all().sum(), gaps=pl.any_horizontal(pl.exclude("trial").is_null()).any())
     rows = known.filter(~pl.col("gaps")).drop("gaps").iter_rows(named=True)
     return {row["trial"]: {group: row[group] for group in ADDED} for row in rows}
@@ -137,7 +145,7 @@ def _effect(
     numbers = [each.plan.condition for each in pair]
     every = [trials[number] for number in numbers]
     timed = [[trial for trial in each if trial.timed and trial.total_s is not None] for each in every]
-    ours, theirs, paired = pairs(timed[0], timed[1], lambda trial: (trial.plan.repeat, trial.plan.schedule))
+    ours, theirs, paired = pairs(timed[0], timed[1], lambda trial: (trial.plan.repeat, trial.plan.seed))
     gap = difference(_totals(ours), _totals(theirs), paired=paired)
     if gap is None:
         return None

@@ -53,11 +53,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 def predict(trials: Sequence[Trial], undelayed: Undelayed) -> Prediction | None:
     """Return what theory expects of the mean of these timed `trials` of one condition.
 
-    None when there is no trial, or nothing is known of one of the rounds' kind without delay.
+    None when there is no trial, none with a round, or nothing is known of one of the rounds' kind without delay.
     """
     totals = [trial.total_s for trial in trials if trial.total_s is not None]
     kinds = [Counter(_kinds(trial, undelayed)) for trial in trials]
-    if not totals or any(kind not in undelayed.pools for each in kinds for kind, _ in each):
+    if not any(kinds) or any(kind not in undelayed.pools for each in kinds for kind, _ in each):
         return None
     rng = np.random.default_rng([SEED, trials[0].plan.condition])
     means = _means(kinds, undelayed, rng)

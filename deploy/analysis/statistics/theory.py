@@ -1,7 +1,8 @@
 """What theory expects of a trial, and what its own parts add up to; pure arithmetic on rows.
 
 Rounds are synchronous: a round lasts as long as its slowest client. For N clients with the same round time c without
-delay, E[T] = R · (c + E[largest of N injected delays]).
+delay, E[T] = R · (c + E[largest of N injected delays]); where first rounds are slower, they take as much longer as they
+do without delay.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     Where links are injected, it is with them, and `control_s` that of the control rounds, if there are any. `source`
     says whether those rounds had no delay to begin with, or had their largest measured one subtracted. The median,
     because one slow round (a busy moment) must not lift the whole curve; `settling` first rounds of trials are not
-    counted besides.
+    counted besides: `settling_s` is what they take beyond c in a trial, the mean of the trials that c is of.
     """
 
     round_s: float
@@ -35,6 +36,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     source: Source
     control_s: float | None = None
     settling: int = 0
+    settling_s: float = 0.0
 
 
 def baseline(trials: Iterable[Trial], slow: Collection[tuple[int, int]] = ()) -> Baseline | None:
@@ -54,10 +56,17 @@ def baseline(trials: Iterable[Trial], slow: Collection[tuple[int, int]] = ()) ->
     times = plain or list(_undelayed_times(each for _, each in rounds))
     if not times:
         return None
-    asked = {trial.plan.index for trial in complete if trial.undelayed or not plain}
-    left_out = sum(index in asked for index, _ in slow)
-    source: Source = "trials without delay" if plain else "delays subtracted"
-    return Baseline(round_s=median(times), rounds=len(times), source=source, control_s=control_s, settling=left_out)
+    own = [trial for trial in complete if trial.undelayed or not plain]
+    first = [each for trial in own for each in trial.rounds if (trial.plan.index, each.number) in slow]
+    late = list(_times(first) if plain else _undelayed_times(first))
+    return Baseline(
+        round_s=median(times),
+        rounds=len(times),
+        source="trials without delay" if plain else "delays subtracted",
+        control_s=control_s,
+        settling=len(first),
+        settling_s=sum(each - median(times) for each in late) / len(own),
+    )
 
 
 def _rounds(trials: Iterable[Trial]) -> Iterator[Round]:
@@ -82,13 +91,13 @@ def clients_per_round(dataset: Dataset) -> int:
 
 
 def expected_s(rounds: float, base: Baseline, delay: Delay | None, clients: int, injected: float = 1.0) -> float:
-    """Return E[T] in seconds: `rounds` · (c + expected largest delay of `clients` clients).
+    """Return E[T] in seconds: `rounds` · (c + expected largest delay of `clients` clients), and what settling takes.
 
     `injected` is the share of rounds that are no control rounds; those have no delay, and no link.
     """
     with_s = base.round_s + (delay.expected_slowest_s(clients) if delay else 0.0)
     without_s = base.round_s if base.control_s is None else base.control_s
-    return rounds * (injected * with_s + (1 - injected) * without_s)
+    return rounds * (injected * with_s + (1 - injected) * without_s) + (base.settling_s if rounds else 0.0)
 
 
 def drawn_s(trial: Trial) -> float | None:

@@ -47,8 +47,19 @@ class Undelayed(NamedTuple):
     pools: dict[int, Pool]
     clients: int
     between_s: float
+    trials: int
+    """How many trials the rounds are of."""
+    sources: frozenset[int]
+    """The conditions of these trials, by their numbers."""
     own: bool
-    """Whether the rounds are those of trials without delay: these cannot be tested against themselves."""
+    """Whether these are trials without delay."""
+
+    def can_test(self, condition: int) -> bool:
+        """Tell whether trials of a condition are not tested against themselves.
+
+        They are where it is one without delay, or the only one, from whose rounds the delays were taken off.
+        """
+        return condition not in self.sources or (not self.own and len(self.sources) > 1)
 
     def kind(self, trial: Trial, each: Round) -> int:
         """Return which pool a round is simulated from."""
@@ -105,7 +116,9 @@ def undelayed(trials: Sequence[Trial], measured: Measured) -> Undelayed | None:
         times = [row.round_s for row in own]
         error_s = float(np.std(times, ddof=1)) / math.sqrt(len(times)) if len(times) > 1 else 0.0
         pools[kind] = _pool(own, error_s, len(times) - 1)
-    return Undelayed(pools, measured.clients, spread.between_s, own=bool(plain))
+    used = {row.trial for row in ordinary}
+    sources = frozenset(trial.plan.condition for trial in complete if trial.plan.index in used)
+    return Undelayed(pools, measured.clients, spread.between_s, len(used), sources, own=bool(plain))
 
 
 def _others(trials: Sequence[Trial], measured: Measured) -> list[_Row]:

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from deploy.analysis.account.account import Account, account
+from deploy.analysis.account.replay import CHANGES
 from deploy.analysis.columns import CLIENTS, PARTS, ROUNDS, SHARES, STRAGGLERS, WHAT_IF
 from deploy.analysis.reading.dataset import read_dataset
 from tests.unit.analysis.handmade import NO_CLOCK, NO_LOG, NO_REPLY, Life, Log, write
@@ -135,6 +136,20 @@ def test_without_the_clients_log_its_time_is_unaccounted_for(kit: ModuleType) ->
     assert parts(found) == {"encode": 3, "queue": 4, "decode": 6, "unaccounted": 987}
     assert found.rounds["uncertainty_s"].item() is None
     assert last(found) == ("a", None, 127 - 56)
+    assert found.rounds["logged"].to_list() == [False]
+
+
+def test_of_what_no_log_tells_no_replay_is_made(kit: ModuleType) -> None:
+    """Nobody knows what of the silent client's time was injected; when its reply was there is known all the same."""
+    log = Log()
+    log.round(1, 0, 300)
+    log.task(1, "a", 100, Life(down=5, compute=100, up=9))
+    log.task(1, "b", 100, Life(down=5, compute=50, delay=20, up=9), **NO_LOG)
+    found = account(log.dataset(kit))
+    assert found.rounds["logged"].to_list() == [True]  # b was not waited for
+    saved = {row["host"] or row["change"]: row["saved_s"] for row in found.what_if.filter(condition=0).to_dicts()}
+    hosts = {"a": pytest.approx(0.03), "b": 0.0}
+    assert saved == dict.fromkeys(change.name for change in CHANGES) | hosts
 
 
 def test_a_torn_log_leaves_what_it_tells(kit: ModuleType) -> None:

@@ -48,7 +48,7 @@ class Runs:
         folder.mkdir()
         rng = random.Random(1)  # noqa: S311 - the same noise in every run: what a shared schedule does
         trials = [self._trial(rng, (p, repeat), longer_s, planned, clients) for repeat in range(3) for p in (0, 1)]
-        self.kit.FakeRun(folder, trials, clients=clients, lab=lab).write()
+        self.kit.FakeRun(folder, trials, clients=clients, lab=lab, whole=True).write()
         manifest = json.loads((folder / "manifest.json").read_text())
         manifest |= {"campaign": campaign, "playbook_resolved": {"seed": 1, "rounds": 4, **changes}}
         (folder / "manifest.json").write_text(json.dumps(manifest))

