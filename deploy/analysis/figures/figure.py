@@ -222,14 +222,9 @@ def left_out(shown: Sequence[str], names: Sequence[str], why: str) -> str:
     return f" {len(shown)} of {len(names)} clients are shown: {why}." if len(shown) < len(names) else ""
 
 
-def above_zero(low: float | None) -> float | None:
-    """Return from where an interval of times is drawn: no time is less than zero, though some intervals' ends are."""
-    return None if low is None else max(0.0, low)
-
-
 def cut_words(lows: Iterable[float | None]) -> str:
-    """Say that intervals were cut at zero, as the end of a sentence; nothing where none was."""
-    return ", cut at 0" if any(low is not None and low < 0 for low in lows) else ""
+    """Say that intervals of times end at zero because none is less, as the end of a sentence; nothing if none does."""
+    return ", cut at 0" if any(low == 0 for low in lows) else ""
 
 
 def whole_numbers(last: int) -> list[int]:
