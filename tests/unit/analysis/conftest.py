@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from deploy.analysis.page.sections import Picture
 from deploy.analysis.reading.rows import Round, Trial
 from deploy.manifest import SCHEMA_VERSION, HostRecord, Manifest, PlannedTrial
 from flcommon.delay import Constant, Delay, Draw, Seconds, draw_s
@@ -34,9 +35,11 @@ from flcommon.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from types import ModuleType
+
+    from deploy.analysis.figures.figure import Figure
 
 CLIENTS = ("pi4-a", "pi4-b", "pc-c")
 NS = 1_000_000_000
@@ -282,6 +285,24 @@ def timed_trial(planned: PlannedTrial, total_s: float, *, reached: bool = True) 
     """Make a complete trial of which nothing is known but how long it took, and whether it reached its target."""
     target_s = total_s if reached and planned.stop is not None else None
     return Trial(plan=planned, status="complete", total_s=total_s, target_s=target_s, accuracy=None, rounds=())
+
+
+def pictures(found: Iterable[Figure]) -> list[Picture]:
+    """Return figures for a page without drawing them; what stands in for the drawn ones is as high as most are."""
+    from deploy.analysis.figures.render import on_page  # noqa: PLC0415 - Altair takes half a second to import
+
+    return [
+        Picture(
+            name=each.name,
+            title=each.title,
+            subtitle=each.subtitle,
+            caption=each.caption,
+            alt=each.alt,
+            spec=on_page(each),
+            svg='<svg height="300"></svg>',
+        )
+        for each in found
+    ]
 
 
 @pytest.fixture(scope="session")

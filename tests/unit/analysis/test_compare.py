@@ -15,7 +15,7 @@ from deploy.analysis.comparing.match import compare
 from deploy.analysis.comparing.runs import read_runs
 from deploy.analysis.comparing.sections import sections
 from deploy.analysis.comparing.words import headlines
-from deploy.analysis.comparing.write import write_comparison
+from deploy.analysis.comparing.write import Written, write_comparison
 from deploy.analysis.statistics.effects import ADDED
 from deploy.analysis.statistics.pairs import pairs
 from deploy.cli import app
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from deploy.analysis.comparing.match import Comparison
-    from deploy.analysis.comparing.write import Written
 
 LONGER_S = 0.25
 """By so much each round of the second strategy is longer."""
@@ -70,13 +69,27 @@ def runs(kit: ModuleType, tmp_path: Path) -> Runs:
 
 
 @pytest.fixture(scope="module")
-def written(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """Two strategies on one lab, compared once."""
+def told(kit: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What the command prints of two strategies on one lab, where it writes without being told where."""
     folder = tmp_path_factory.mktemp("compare")
     made = Runs(kit, folder)
-    one = made.make("a", run_config={"strategy": "fedavg"})
-    other = made.make("b", LONGER_S, run_config={"strategy": "fedprox"})
-    return write_comparison([one, other], folder / "out")
+    made.make("a", run_config={"strategy": "fedavg"})
+    made.make("b", LONGER_S, run_config={"strategy": "fedprox"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "150")
+        done = CliRunner().invoke(app, ["compare", "a", "b"])
+    assert done.exit_code == 0, done.output
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def written(told: tuple[Path, str]) -> Written:
+    """The same, as its parts."""
+    folder, _ = told
+    comparison = compared(folder / "a", folder / "b")
+    page = folder / "compare-a-b" / "compare.html"
+    return Written(comparison=comparison, headlines=headlines(comparison), page=page)
 
 
 def compared(*directories: Path) -> Comparison:
@@ -252,19 +265,13 @@ def test_a_directory_that_cannot_be_written_is_an_error_of_this_machine(runs: Ru
         write_comparison([one, other], runs.folder / "file")
 
 
-def test_the_command_prints_what_differs_the_times_and_where_the_page_is(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_prints_what_differs_the_times_and_where_the_page_is(told: tuple[Path, str]) -> None:
     """Without --output, the directory is named after the runs, and stands in the current one."""
-    one, other = runs.make("a"), runs.make("b", LONGER_S, lab="bench-2")
-    monkeypatch.chdir(runs.folder)
-    monkeypatch.setenv("COLUMNS", "150")
-    done = CliRunner().invoke(app, ["compare", str(one), str(other)])
-    assert done.exit_code == 0, done.output
-    assert re.search(r"lab +bench-1 +bench-2", done.stdout)
-    assert re.search(r"bench-2 +3 +0\.750 +\d+\.\d\d +\+1\.00 \(\+1\.00 to \+1\.00\)", done.stdout)
-    assert "compare-a-b/compare.html" in done.stdout
-    assert (runs.folder / "compare-a-b" / "comparison.csv").exists()
+    folder, stdout = told
+    assert re.search(r"run_config\.strategy +fedavg +fedprox", stdout)
+    assert re.search(r"fedprox +3 +0\.750 +\d+\.\d\d +\+1\.00 \(\+1\.00 to \+1\.00\)", stdout)
+    assert "compare-a-b/compare.html" in stdout
+    assert (folder / "compare-a-b" / "comparison.csv").exists()
 
 
 @given(st.lists(st.integers(0, 5), unique=True), st.lists(st.integers(0, 5), unique=True))

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from deploy.analysis.export.columns import TABLES
-from deploy.analysis.figures.catalogue import main_figure
+from deploy.analysis.figures.catalogue import figures, main_figure
 from deploy.analysis.page.conditions import delay_check
 from deploy.analysis.page.origin import downloads
 from deploy.analysis.page.page import Drawings, page
@@ -214,12 +214,16 @@ def test_run_with_no_raw_logs_at_all_gives_a_page(tmp_path: Path, kit: ModuleTyp
     assert summary.headlines[0] == "The campaign was interrupted."
 
 
-def test_a_second_report_leaves_no_figures_of_the_first(tmp_path: Path, kit: ModuleType) -> None:
+def test_a_second_report_leaves_nothing_of_the_first(tmp_path: Path, kit: ModuleType) -> None:
+    """It has no figure, where the first had some, also for a paper."""
     fake = kit.FakeRun(tmp_path, [kit.FakeTrial(kit.plan(0), [kit.simple_round(1.0)])])
-    assert write_report(fake.write()).figure is not None
+    fake.write()
     fake.log("server").unlink()
+    for name in ("figure-4.svg", "trace.json", "paper/figure-4-1col.pdf"):
+        (tmp_path / "report" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "report" / name).write_text("of the first")
     assert write_report(tmp_path).figure is None
-    assert not list((tmp_path / "report").glob("figure-*"))
+    assert [path.name for path in (tmp_path / "report").rglob("*") if path.is_file()] == ["index.html"]
 
 
 def test_text_from_data_is_never_markup(tmp_path: Path, kit: ModuleType) -> None:
@@ -229,13 +233,13 @@ def test_text_from_data_is_never_markup(tmp_path: Path, kit: ModuleType) -> None
     works = {clients[0]: kit.Work(1.0)}
     trials = [kit.FakeTrial(planned, [kit.FakeRound(works)])]
     fake = kit.FakeRun(tmp_path, trials, clients, status="failed", error=EVIL, lab=EVIL, facts={EVIL: {EVIL: EVIL}})
-    index = write_report(fake.write()).page
-    page = read(index)
-    assert page.loads == []
-    assert page.tags.count("script") == 3
-    assert page.tags.count("img") == 0
-    assert "<script>alert(1)" in page.text
-    assert not any("alert(1)</script" in script for script in page.scripts)
+    analysis, said = found(fake)
+    shown = Page(page(analysis, said, Drawings(pictures=tuple(kit.pictures(figures(analysis))), script="vegaEmbed")))
+    assert shown.loads == []
+    assert shown.tags.count("script") == 3
+    assert shown.tags.count("img") == 0
+    assert "<script>alert(1)" in shown.text
+    assert not any("alert(1)</script" in script for script in shown.scripts)
 
 
 @pytest.mark.parametrize(
