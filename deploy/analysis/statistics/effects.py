@@ -2,9 +2,9 @@
 
 The reference is the value without a delay or limit, else the lowest, else the first of the playbook. Trials of the same
 repeat are compared pair by pair: they ran in one block of time and began with the same weights, so that a slow hour and
-a seed that needs more rounds drop out; where they share their delay schedule too, what was drawn does. That is so for
-all keys but `delay.*` and `link.*`, for which every value draws anew. No slope is fitted to a probability: by theory
-the time is not linear in it.
+a seed that needs more rounds drop out. What was drawn drops out too where they share their delay schedule: for all keys
+but `delay.*` and `link.*`, of which every value draws anew. No slope is fitted to a probability: by theory the time is
+not linear in it.
 """
 
 from __future__ import annotations

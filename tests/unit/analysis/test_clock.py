@@ -273,7 +273,7 @@ def test_top_and_edges_of_the_least_of_some_lines(pieces: list[tuple[float, floa
         return float(values[lowest]), float(slope[lowest])
 
     top = maximum(least, -FASTEST, FASTEST)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of lines that are all but parallel
         meets = np.subtract.outer(height, height).ravel() / -np.subtract.outer(slope, slope).ravel()
     inside = [-FASTEST, FASTEST, *meets[np.abs(meets) <= FASTEST]]
     assert least(top)[0] >= max(least(place)[0] for place in inside) - 2 * EXACT
