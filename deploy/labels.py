@@ -70,7 +70,29 @@ def seconds_text(value_s: float | None) -> str:
     """Write seconds without the unit: two decimals below 1000, none above; a dash for None."""
     if value_s is None:
         return UNKNOWN
-    return f"{value_s:.2f}" if abs(value_s) < 1000 else f"{value_s:.0f}"  # noqa: PLR2004 - as the docstring says
+    return fixed(value_s, 2 if abs(value_s) < 1000 else 0)  # noqa: PLR2004 - as the docstring says
+
+
+def fixed(value: float, digits: int = 2) -> str:
+    """Write a number with so many decimals, a negative one with a true minus."""
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def significant(value: float, digits: int = 2) -> str:
+    """Write a number with so many digits that count, without an exponent where that is short: 120, 0.0012."""
+    return f"{float(f'{value:.{digits}g}'):g}".replace("-", MINUS)
+
+
+def span_text(low: str | None, high: str | None) -> str:
+    """Write an interval from its ends as they are written; one that is open to one side as a bound."""
+    if low is None or high is None:
+        return UNKNOWN if low == high else f"≤ {high}" if low is None else f"≥ {low}"
+    return f"{low} to {high}"
+
+
+def count_text(number: int, what: str) -> str:
+    """Write how many of something there are: `1 round`, `2 rounds`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def signed(text: str) -> str:

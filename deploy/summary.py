@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from deploy.labels import MINUS, fixed, span_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
     from deploy.analysis.report import Summary
     from deploy.analysis.statistics.conditions import Condition
+
+NOTHING = "-"
+"""Where nothing is known."""
 
 
 def print_summary(console: Console, summary: Summary, wall_s: float | None) -> None:
@@ -49,7 +54,8 @@ def _cells(one: Condition, *, repeated: bool) -> Iterator[str]:
     yield _number(one.accuracy, ".3f")
     yield _number(one.total_s, ".2f")
     if repeated:
-        yield "-" if one.low_s is None else f"{one.low_s:.2f}\N{EN DASH}{_number(one.high_s, '.2f')}"
+        low, high = (None if end is None else fixed(end) for end in (one.low_s, one.high_s))
+        yield NOTHING if low is None and high is None else span_text(low, high)
     yield _number(one.expected_s, ".2f")
     yield _number(one.difference_pct, "+.0f", " %")
 
@@ -66,4 +72,4 @@ def times(summary: Summary, wall_s: float | None) -> str:
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:
-    return "-" if value is None else f"{value:{form}}{unit}"
+    return NOTHING if value is None else f"{value:{form}}".replace("-", MINUS) + unit

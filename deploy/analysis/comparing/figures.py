@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from deploy.analysis.figures.figure import ROW_PX, Figure, Rows, all_or_one, data, layered, legend, spec_of
+from deploy.labels import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -102,7 +103,8 @@ def _spec(
 
 def _count(rows: Rows, names: Sequence[str]) -> str:
     conditions = len({row["condition"] for row in rows})
-    return f"{conditions} conditions, {len(names)} runs" if len(names) > 1 else f"{conditions} conditions"
+    several = f", {len(names)} runs" if len(names) > 1 else ""
+    return count_text(conditions, "condition") + several
 
 
 def _ranges(rows: Rows, names: Sequence[str], unit: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from deploy.analysis.page.sections import Part, Section
 from deploy.analysis.page.tables import Cell, Head, Row, Table, number, spread, text
 from deploy.analysis.statistics.effects import ADDED
-from deploy.labels import UNKNOWN, signed
+from deploy.labels import UNKNOWN, fixed, signed, span_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -100,7 +100,7 @@ def _between(value: float | None, low: float | None, high: float | None) -> Cell
         return Cell(UNKNOWN)
     if low is None or high is None:
         return Cell(f"{value:.2f}", value)
-    return Cell(f"{value:.2f} ({low:.2f} to {high:.2f})", value)
+    return Cell(f"{value:.2f} ({span_text(fixed(low), fixed(high))})", value)
 
 
 def _estimate(found: Estimate | None) -> Cell:
@@ -114,7 +114,7 @@ def _gap(found: Estimate | None, digits: int) -> Cell:
     if found.low is None or found.high is None:
         return Cell(value, found.value)
     low, high = (signed(f"{bound:.{digits}f}") for bound in (found.low, found.high))
-    return Cell(f"{value} ({low} to {high})", found.value)
+    return Cell(f"{value} ({span_text(low, high)})", found.value)
 
 
 def _method(difference: Estimate | None, ratio: Estimate | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploy.labels import TIMES
+from deploy.labels import TIMES, fixed, span_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +34,8 @@ def _against(comparison: Comparison) -> Iterator[str]:
 def _span(ratios: Sequence[Estimate]) -> str:
     low, high = (f"{each:.2f} {TIMES}" for each in (min(r.value for r in ratios), max(r.value for r in ratios)))
     if len(ratios) == 1 and ratios[0].low is not None and ratios[0].high is not None:
-        return f"{low} ({ratios[0].low:.2f} to {ratios[0].high:.2f}; 95 %, {ratios[0].method}, n = {ratios[0].n})"
+        span = span_text(fixed(ratios[0].low), fixed(ratios[0].high))
+        return f"{low} ({span}; 95 %, {ratios[0].method}, n = {ratios[0].n})"
     return low if low == high else f"{low} to {high}"
 
 

@@ -8,6 +8,7 @@ import altair as alt
 import polars as pl
 
 from deploy.analysis.figures.figure import Figure, Rows, data, layered, left_out, most, rows_of, spec_of
+from deploy.labels import signed, significant, span_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +92,8 @@ def _layers(rows: Rows, found: pl.DataFrame, names: list[str]) -> Iterator[alt.C
     yield base.mark_line(strokeWidth=1.5).encode(alt.Y("offset:Q", title=None, scale=lanes, axis=axis))
     last, halves = found["start_s"].max(), dict(found.group_by("client").agg(pl.col("half_ms").max()).iter_rows())
     ends: Rows = [
-        {"start_s": last, "lane": lane - _FILL, "text": f"± {halves[name]:.2g} ms"} for lane, name in enumerate(names)
+        {"start_s": last, "lane": lane - _FILL, "text": f"± {significant(halves[name])} ms"}
+        for lane, name in enumerate(names)
     ]
     text = alt.Chart(data(ends)).mark_text(align="right", baseline="middle", dy=5, fontSize=12)
     yield text.encode(x, alt.Y("lane:Q", title=None, scale=lanes, axis=axis), alt.Text("text:N"))
@@ -105,17 +107,16 @@ def _quoted(text: str) -> str:
 def _drifts(found: pl.DataFrame, names: list[str]) -> str:
     drifts = found.filter(pl.col("client").is_in(names)).group_by("client", "process").agg(pl.col("drift_ppm").first())
     low, high = min(drifts["drift_ppm"]), max(drifts["drift_ppm"])
-    return f" Drifts of {low:+.2g} to {high:+.2g} ppm were taken out."
+    one, other = signed(significant(low)), signed(significant(high))
+    return f" Drift taken out: {one if one == other else span_text(one, other)} ppm."
 
 
 def _said(found: pl.DataFrame, names: list[str]) -> str:
     rows = found.filter(pl.col("client").is_in(names)).group_by("client", maintain_order=True)
     widths = rows.agg(off=((pl.col("high_ms") - pl.col("low_ms")) / 2).median(), drift=pl.col("drift_ppm").first())
     known: dict[str, dict[str, Any]] = {row["client"]: row for row in widths.rows(named=True)}
-    return (
-        "; ".join(
-            f"{name}: known to ± {known[name]['off']:.2g} ms in the median, drift {known[name]['drift']:+.2g} ppm"
-            for name in names
-        )
-        + "."
-    )
+    said = []
+    for name in names:
+        off, drift = significant(known[name]["off"]), signed(significant(known[name]["drift"]))
+        said.append(f"{name}: known to ± {off} ms in the median, drift {drift} ppm")
+    return "; ".join(said) + "."

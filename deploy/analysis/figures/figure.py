@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from deploy.analysis.statistics.conditions import Analysis
 
@@ -127,7 +127,7 @@ def faded(opacity: float) -> dict[str, Any]:
 
 
 def legend(names: Sequence[str], title: str = "", **properties: Any) -> alt.Legend:  # noqa: ANN401 - what Altair takes
-    """Return a legend with as many of `names` side by side as the figure is wide enough for, beside the title."""
+    """Return a legend with as many of `names` side by side as there is room for, beside the title."""
     letters = max(map(len, names), default=1) + _SYMBOL_LETTERS
     room = f"{_LEGEND_PX} - {_LETTER_PX} * {len(title)}"
     columns = alt.ExprRef(f"max(1, floor(({room}) / ({_LETTER_PX} * {letters})))")
@@ -136,7 +136,7 @@ def legend(names: Sequence[str], title: str = "", **properties: Any) -> alt.Lege
 
 def spec_of(chart: Chart, height: float | None = None) -> dict[str, Any]:
     """Return the specification as plain data, with the rows of all its layers; without lanes it has no height yet."""
-    params = (alt.param(name=_LETTER_PX, value=LETTER_PX), alt.param(name=_LEGEND_PX, expr="width"))
+    params = (alt.param(name=_LETTER_PX, value=LETTER_PX), alt.param(name=_LEGEND_PX, value=1))
     spec: dict[str, Any] = chart.add_params(*params).to_dict()
     used = [each["data"]["name"] for each in (spec, *spec.get("layer", ())) if "data" in each]
     own = {"height": height} if height is not None else {}
@@ -146,7 +146,7 @@ def spec_of(chart: Chart, height: float | None = None) -> dict[str, Any]:
 def with_legends(spec: dict[str, Any], width_px: float, letter_px: float = LETTER_PX) -> dict[str, Any]:
     """Return the specification with legends for a width that is known beforehand, of letters that wide.
 
-    Without that, legends know their width only when the chart has been laid out once.
+    Without that they have one entry a row, until whoever draws the chart sets the signal `legend_px`.
     """
     known: dict[str, float] = {_LEGEND_PX: width_px, _LETTER_PX: letter_px}
     params = [
@@ -200,6 +200,16 @@ def most(names: Sequence[str], weights: dict[str, float]) -> list[str]:
 def left_out(shown: Sequence[str], names: Sequence[str], why: str) -> str:
     """Say how many clients are not shown, with a space before it; nothing where none is."""
     return f" {len(shown)} of {len(names)} clients are shown: {why}." if len(shown) < len(names) else ""
+
+
+def above_zero(low: float | None) -> float | None:
+    """Return from where an interval of times is drawn: no time is less than zero, though some intervals' ends are."""
+    return None if low is None else max(0.0, low)
+
+
+def cut_words(lows: Iterable[float | None]) -> str:
+    """Say that intervals were cut at zero, as the end of a sentence; nothing where none was."""
+    return ", cut at 0" if any(low is not None and low < 0 for low in lows) else ""
 
 
 def whole_numbers(last: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import msgspec
 from deploy.analysis.figures.figure import (
     Figure,
     Rows,
+    above_zero,
+    cut_words,
     data,
     faded,
     fading,
@@ -35,8 +38,10 @@ GRID = 50
 """Intervals of the fine grid on which theory is drawn."""
 DASH = [5, 4]
 SHAPES = ["circle", "square", "diamond", "triangle-down", "cross"]
-GAP = 0.018
-"""Between the intervals of two lines, of the width of the figure."""
+GAP, ROOM = 0.25, 0.7
+"""Between two lines beside each other, and for all of them: of the least step from one p to the next."""
+MANY, LARGE, SMALL = 30, 60, 36
+"""With more points than the first number, they are small."""
 MEASURED, THEORY = "measured", "theory"
 
 
@@ -65,17 +70,18 @@ def _line(trials: list[Trial]) -> Line:
 def time_against_probability(analysis: Analysis) -> Figure:
     """Return figure 4: trials as points, a solid line through the means, theory dashed in the same colour."""
     found = lines(analysis.dataset.complete)
-    points = [row for line in found for row in _points(line, labels(analysis))]
-    means = _side_by_side([list(_means(line, analysis)) for line in found])
+    aside = dict(zip((line.label for line in found), _aside(found), strict=True))
+    points = _moved((row for line in found for row in _points(line, labels(analysis))), aside)
+    means = _moved((row for line in found for row in _means(line, analysis)), aside)
     curves = [*means, *(row for line in found for row in _theory(line, analysis))]
     names = [line.label for line in found]
-    layers = [*_lines(curves, points, names), *_bands(means, names), *_marks(points, names), *_bars(means, names)]
+    layers = [*_lines(curves, points, names), *_bands(means, names), *_bars(means, names), *_marks(points, names)]
     title = "Training time against delay probability"
     return Figure(
         name="figure-4",
         title=title,
         subtitle=subtitle(analysis),
-        caption="Each point is a trial; the solid line goes through the means, the dashed line is theory."
+        caption="Points: trials; solid lines: their means; dashed lines: theory."
         + _interval_words(means)
         + open_marks(analysis),
         spec=spec_of(fading(layered(*layers))),
@@ -115,22 +121,24 @@ def _means(line: Line, analysis: Analysis) -> Iterator[dict[str, Any]]:
         }
 
 
-def _side_by_side(means: list[Rows]) -> Rows:
-    """Return the means of all lines; `beside` is where the intervals of one line stand beside those of the others."""
-    everywhere = [row["p"] for rows in means for row in rows]
-    gap = (max(everywhere, default=0.0) - min(everywhere, default=0.0)) * min(GAP, 4 * GAP / max(1, len(means)))
-    middle = (len(means) - 1) / 2
-    return [
-        {**row, "beside": round(row["p"] + (place - middle) * gap, 6)}
-        for place, rows in enumerate(means)
-        for row in rows
-    ]
+def _aside(found: list[Line]) -> list[float]:
+    """Return how far beside its p each line stands, so that what was measured of one does not hide another's."""
+    there = sorted({_probability(trial) for line in found for trial in line.trials})
+    step = min((b - a for a, b in pairwise(there)), default=1.0)
+    gap = step * min(GAP, ROOM / max(1, len(found)))
+    return [(place - (len(found) - 1) / 2) * gap for place in range(len(found))]
+
+
+def _moved(rows: Iterable[dict[str, Any]], aside: dict[str, float]) -> Rows:
+    """Return rows with where they are drawn: `at`."""
+    return [{**row, "at": round(row["p"] + aside[row["d"]], 6)} for row in rows]
 
 
 def _intervals(condition: Condition) -> dict[str, Any]:
     return {
         "condition": condition.label,
         "low_s": condition.low_s,
+        "drawn_low_s": above_zero(condition.low_s),
         "high_s": condition.high_s,
         "expected_low_s": condition.expected_low_s,
         "expected_high_s": condition.expected_high_s,
@@ -147,7 +155,7 @@ def _theory(line: Line, analysis: Analysis) -> Iterator[dict[str, Any]]:
     for p in (low + (high - low) * i / GRID for i in range(GRID + 1)):
         delay = msgspec.structs.replace(line.delay, probability=p)
         time_s = expected_s(median(rounds), base, delay, analysis.clients, line.trials[0].plan.injected_share)
-        yield {"p": round(p, 6), "d": line.label, "time_s": time_s, "kind": THEORY}
+        yield {"p": round(p, 6), "at": round(p, 6), "d": line.label, "time_s": time_s, "kind": THEORY}
 
 
 def _lines(curves: Rows, points: Rows, names: list[str]) -> Iterator[alt.Chart]:
@@ -168,7 +176,7 @@ def _bands(means: Rows, names: list[str]) -> Iterator[alt.Chart]:
         tips = [*_where(), _seconds("expected_low_s", "theory, from"), _seconds("expected_high_s", "theory, to")]
         bars = alt.Chart(data(known)).mark_rule(strokeWidth=6)
         yield bars.encode(
-            alt.X("beside:Q"),
+            alt.X("at:Q"),
             _y("expected_low_s"),
             alt.Y2("expected_high_s:Q"),
             _color(names),
@@ -183,11 +191,12 @@ def _bars(means: Rows, names: list[str]) -> Iterator[alt.Chart]:
     if known:
         tips = [*_where(), _seconds("time_s", "mean"), _seconds("low_s", "from"), _seconds("high_s", "to")]
         base = alt.Chart(data(known)).encode(
-            alt.X("beside:Q"), _color(names), tooltip=tips, strokeOpacity=faded(1), fillOpacity=faded(1)
+            alt.X("at:Q"), _color(names), tooltip=tips, strokeOpacity=faded(1), fillOpacity=faded(1)
         )
-        yield base.mark_rule(strokeWidth=1.5).encode(_y("low_s"), alt.Y2("high_s:Q"))
+        yield base.mark_rule(strokeWidth=1.5).encode(_y("drawn_low_s"), alt.Y2("high_s:Q"))
         for end in ("low_s", "high_s"):
-            yield base.mark_tick(orient="horizontal", size=8, thickness=1.5).encode(_y(end))
+            ticks = base.transform_filter(f"datum.{end} >= 0")
+            yield ticks.mark_tick(orient="horizontal", size=8, thickness=1.5).encode(_y(end))
 
 
 def _where() -> list[alt.Tooltip]:
@@ -209,8 +218,11 @@ def _color(names: list[str]) -> alt.Color:
 def _interval_words(means: Rows) -> str:
     measured = any(row["low_s"] is not None for row in means)
     band = any(row["expected_low_s"] is not None for row in means)
-    return (" Thin bars are the 95 % confidence intervals of the means." if measured else "") + (
-        " Where theory holds, means lie within the broad pale bars in 95 of 100 cases." if band else ""
+    return (
+        (" Thin bars: 95 % confidence intervals of the means" if measured else "")
+        + (cut_words(row["low_s"] for row in means) + "." if measured else "")
+        + (" Broad pale bars: where theory expects 95 of 100 means." if band else "")
+        + (" Lines stand side by side at each p." if len({row["at"] - row["p"] for row in means}) > 1 else "")
     )
 
 
@@ -224,7 +236,7 @@ def _x(points: Rows) -> alt.X:
     ticks = sorted({row["p"] for row in points})
     few = len(ticks) <= 11  # noqa: PLR2004 - more labels than tenths would overlap on a phone
     return alt.X(
-        "p:Q",
+        "at:Q",
         title="delay probability p",
         axis=alt.Axis(values=ticks if few else alt.Undefined, format="~g", grid=False),
         scale=alt.Scale(nice=False, zero=False, padding=12),
@@ -237,14 +249,15 @@ def _marks(points: Rows, names: list[str]) -> Iterator[alt.Chart]:
         *_where(),
         *(alt.Tooltip(f"{name}:O") for name in ("repeat", "trial", "rounds")),
     ]
-    channels = (alt.X("p:Q"), _y("time_s"), _color(names))
+    channels = (alt.X("at:Q"), _y("time_s"), _color(names))
     reached = [row for row in points if row["reached"]]
     short = [row for row in points if not row["reached"]]
     shape = alt.Shape("d:N", title=None, sort=names, scale=alt.Scale(domain=names, range=SHAPES), legend=legend(names))
-    closed = alt.Chart(data(reached)).mark_point(size=60, filled=True)
+    size = SMALL if len(points) > MANY else LARGE
+    closed = alt.Chart(data(reached)).mark_point(size=size, filled=True)
     yield closed.encode(*channels, shape, tooltip=tips, fillOpacity=faded(0.85))
     if short:
-        open_mark = alt.Chart(data(short)).mark_point(shape="triangle-up", size=70)
+        open_mark = alt.Chart(data(short)).mark_point(shape="triangle-up", size=size + 10)
         yield open_mark.encode(*channels, tooltip=tips, strokeOpacity=faded(0.85))
 
 

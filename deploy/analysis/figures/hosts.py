@@ -9,6 +9,7 @@ import polars as pl
 from deploy.analysis.figures import spread
 from deploy.analysis.figures.figure import ALL, Figure, in_all_and_each, labels, left_out, most
 from deploy.analysis.reading.messages import INSEPARABLE
+from deploy.labels import significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,9 +107,9 @@ def _unsure(values: pl.DataFrame) -> str:
     unsure = values["off"].median()
     if not isinstance(unsure, float):
         return ""
+    open_ms = significant(unsure)
     return (
-        f" Brackets at the medians: what the clocks leave open, ± {unsure:.2g} ms in the median; if down is too long by"
-        " that, up is too short, or the reverse."
+        f" Brackets: how far clocks leave a median open, ± {open_ms} ms; what they give one way, they take the other."
     )
 
 

@@ -20,6 +20,7 @@ from deploy.analysis.figures.figure import (
     spec_of,
 )
 from deploy.analysis.figures.palette import GREY
+from deploy.labels import signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,8 +176,9 @@ def _said(found: pl.DataFrame) -> str:
         rows = found.filter(kind=kind)
         if not rows.is_empty():
             gap, want = rows["difference_ms"], rows["requested_ms"]
+            least, most, middle = (signed(f"{each:.2f}") for each in (min(gap), max(gap), median(gap)))
             spans.append(
-                f"{kind}: {rows.height} of {min(want):.4g} to {max(want):.4g} ms, off by {min(gap):+.2f} to"
-                f" {max(gap):+.2f} ms, in the median {median(gap):+.2f} ms"
+                f"{kind}: {rows.height} of {min(want):.4g} to {max(want):.4g} ms, off by {least} to {most} ms,"
+                f" in the median {middle} ms"
             )
     return "; ".join(spans) + "."

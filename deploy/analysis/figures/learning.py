@@ -1,4 +1,7 @@
-"""Accuracy against rounds and against wall time: a line for each condition."""
+"""Accuracy against rounds and against wall time: a line for each condition, and thin ones for the trials of one.
+
+A mean ends with the first of its trials: over fewer of them it would run back in time, and tell of the slow ones only.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import altair as alt
 import polars as pl
 
 from deploy.analysis.figures.figure import (
+    SHOWN,
     Figure,
     Rows,
     data,
@@ -21,7 +25,7 @@ from deploy.analysis.figures.figure import (
     whole_numbers,
 )
 from deploy.analysis.figures.palette import LIGHT, steps
-from deploy.labels import setting_name, setting_text
+from deploy.labels import count_text, setting_name, setting_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 MOST_MOMENTS, POINTED = 120, 30
 """Moments of a line; with fewer than the second number of them they are marked."""
+MOST_ROWS = 8000
+"""Of all trials' lines: with more, a page has none of them."""
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 Against = Literal["round", "time_s"]
 
@@ -45,40 +51,63 @@ def accuracy(analysis: Analysis) -> tuple[Figure, ...]:
     )
 
 
-def progress(analysis: Analysis) -> pl.DataFrame:
-    """Return the mean accuracy after each round of each condition, with its range and the mean time until then."""
+def courses(analysis: Analysis) -> pl.DataFrame:
+    """Return the accuracy after each round of each complete trial, and the time until then."""
+    complete = [trial.plan.index for trial in analysis.dataset.complete]
     rounds = analysis.dataset.rounds.drop_nulls(["condition", "accuracy", "since_s", "round_s"])
-    value, time_s = pl.col("accuracy"), pl.col("since_s") + pl.col("round_s")
-    means = rounds.group_by("condition", "round").agg(
-        value.mean(), value.min().alias("low"), value.max().alias("high"), time_s.mean().alias("time_s"),
-        pl.len().alias("trials"),
+    own = rounds.filter(pl.col("trial").is_in(complete)).sort("condition", "trial", "round")
+    return own.select("condition", "trial", "round", "accuracy", time_s=pl.col("since_s") + pl.col("round_s"))
+
+
+def progress(analysis: Analysis) -> pl.DataFrame:
+    """Return the means of each condition after each round that all its trials had, and the accuracies' range."""
+    value = pl.col("accuracy")
+    found = courses(analysis).with_columns(of=pl.col("trial").n_unique().over("condition"))
+    means = found.group_by("condition", "round").agg(
+        value.mean(), value.min().alias("low"), value.max().alias("high"), pl.col("time_s").mean(),
+        pl.len().alias("trials"), pl.col("of").first(),
     )  # fmt: skip
-    ordered = means.sort("condition", "round")
-    place, count = pl.int_range(pl.len()).over("condition"), pl.len().over("condition")
+    of_all = means.sort("condition", "round").filter(pl.col("trials") == pl.col("of"))
+    return _few(of_all.drop("of"), "condition")
+
+
+def _few(found: pl.DataFrame, *keys: str) -> pl.DataFrame:
+    """Return not more moments of each line than can be seen, the last one among them."""
+    place, count = pl.int_range(pl.len()).over(keys), pl.len().over(keys)
     every = (count / MOST_MOMENTS).ceil().cast(pl.Int64)
-    return ordered.filter((place % every == 0) | (place == count - 1))
+    return found.filter((place % every == 0) | (place == count - 1))
 
 
 def _figure(analysis: Analysis, found: pl.DataFrame, against: Against, name: str) -> Figure:
     words = {"round": "rounds", "time_s": "wall time"}[against]
-    title, target = f"Accuracy against {words}", _target(analysis)
-    colors = Colors(analysis)
-    repeats = max(found["trials"])
-    spread = (
-        " The band of the chosen condition reaches from its least to its greatest."
-        if found["trials"].max() != 1
-        else ""
-    )
+    title, target, colors = f"Accuracy against {words}", _target(analysis), Colors(analysis)
+    thin = _rows(_trials(analysis), analysis, colors)
+    alone = found["condition"].n_unique() == 1
+    trials = " Thin lines: its trials." if alone else " The trials of a chosen condition are drawn as thin lines."
     aim = f" The dashed line is the target, {target[1]:g}." if target else ""
     return Figure(
         name=name,
         title=title,
-        subtitle=f"Mean of the trials of a condition (at most {repeats}), after each round",
-        caption=f"A line for each condition: {colors.words}.{_alike(found)}{aim}",
-        use=spread,
+        subtitle=_subtitle(found),
+        caption=f"A line for each condition: {colors.words}.{_alike(found)}{aim}{trials if thin and alone else ''}",
+        use=trials if thin and not alone else "",
         alt=f"{title}. {_said(found, labels(analysis), against)}",
-        spec=spec_of(fading(layered(*_layers(_rows(found, analysis, colors), against, colors, target)))),
+        spec=spec_of(fading(layered(*_layers(_rows(found, analysis, colors), thin, against, colors, target)))),
     )
+
+
+def _subtitle(found: pl.DataFrame) -> str:
+    most = max(found["trials"])
+    if most == 1:
+        return "One trial of each condition, after each round"
+    return f"Mean of a condition's trials (at most {most}), after each round that all of them had"
+
+
+def _trials(analysis: Analysis) -> pl.DataFrame:
+    """Return the lines of trials, where a condition has several; none where they are too many for a page."""
+    found = courses(analysis)
+    few = _few(found.filter(pl.col("trial").n_unique().over("condition") > 1), "condition", "trial")
+    return few if few.height <= MOST_ROWS else few.clear()
 
 
 class Colors:
@@ -132,11 +161,16 @@ def _rows(found: pl.DataFrame, analysis: Analysis, colors: Colors) -> Rows:
     return rows
 
 
-def _layers(rows: Rows, against: Against, colors: Colors, target: tuple[str, float] | None) -> Iterator[alt.Chart]:
+def _layers(
+    rows: Rows, thin: Rows, against: Against, colors: Colors, target: tuple[str, float] | None
+) -> Iterator[alt.Chart]:
     title = {"round": "round", "time_s": "since the first round of its trial began (s)"}[against]
-    longest = max(row["round"] for row in rows)
-    whole = alt.Axis(grid=False, values=whole_numbers(longest), format="d") if against == "round" else None
-    x = alt.X(f"{against}:Q", title=title, scale=alt.Scale(zero=False), axis=whole or alt.Axis(tickCount=6, grid=False))
+    first, last = (end(row["round"] for row in (*rows, *thin)) for end in (min, max))
+    scale, axis = alt.Scale(zero=False), alt.Axis(tickCount=6, grid=False)
+    if against == "round":
+        scale = alt.Scale(domain=[first, max(last, first + 1)], nice=False)
+        axis = alt.Axis(grid=False, values=[each for each in whole_numbers(last) if each >= first], format="d")
+    x = alt.X(f"{against}:Q", title=title, scale=scale, axis=axis)
     y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     tips = [
         alt.Tooltip("condition:N"),
@@ -150,10 +184,11 @@ def _layers(rows: Rows, against: Against, colors: Colors, target: tuple[str, flo
     channels = list(colors.channels())
     tone = channels[:1]
     base = alt.Chart(data(rows)).encode(x, detail="condition:N", tooltip=tips)
-    band = base.mark_area().encode(alt.Y("low:Q"), alt.Y2("high:Q"), *tone)
-    if any(row["trials"] > 1 for row in rows):
-        chosen = {"condition": {"test": "datum.condition == shown_condition", "value": 0.25}, "value": 0.0}
-        yield band.encode(fillOpacity=chosen)
+    if thin:
+        own = [*tips[:4], alt.Tooltip("trial:Q")]
+        lines = alt.Chart(data(thin)).mark_line(strokeWidth=1).encode(x, y, *tone, tooltip=own)
+        shown = "true" if len({row["condition"] for row in rows}) == 1 else f"datum.condition == {SHOWN}"
+        yield lines.encode(detail=["condition:N", "trial:N"]).transform_filter(shown)
     yield base.mark_line(strokeWidth=1.8).encode(y, *channels, strokeOpacity=faded(0.95))
     if len(rows) <= POINTED * len({row["condition"] for row in rows}):
         yield base.mark_circle(size=22).encode(y, *tone, fillOpacity=faded(0.9))
@@ -182,7 +217,7 @@ def _said(found: pl.DataFrame, names: dict[int, str], against: Against) -> str:
     return (
         "; ".join(
             f"{names[row['condition']]}: {row['accuracy']:.3f} after "
-            + (f"{row['round']} rounds" if against == "round" else f"{row['time_s']:.2f} s")
+            + (count_text(row["round"], "round") if against == "round" else f"{row['time_s']:.2f} s")
             for row in ends
         )
         + "."

@@ -24,6 +24,7 @@ from deploy.analysis.figures.figure import (
     spec_of,
 )
 from deploy.analysis.figures.palette import PART_COLORS, SHARE_COLORS
+from deploy.labels import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +54,7 @@ def account(analysis: Analysis) -> Figure | None:
     return Figure(
         name="figure-account",
         title=title,
-        subtitle=f"Mean of {kept.height} rounds, along the critical path: what the round waited for",
+        subtitle=f"Mean of {count_text(kept.height, 'round')}, along the critical path: what the round waited for",
         caption=_caption(rows, PARTS) + (_control_words(kept) if CONTROL in order else "") + _settled(rounds, kept),
         alt=f"{title}, by condition. {_ranges(rows)}",
         spec=spec_of(all_or_one(_stack(rows, order, "row", PART_COLORS)), ROW_PX * len(order)),
@@ -78,7 +79,8 @@ def hosts(analysis: Analysis) -> Figure | None:
     return Figure(
         name="figure-hosts",
         title=title,
-        subtitle=f"Mean of {kept.select('trial', 'round').n_unique()} rounds" + _without_control(rounds, kept),
+        subtitle=f"Mean of {count_text(kept.select('trial', 'round').n_unique(), 'round')}"
+        + _without_control(rounds, kept),
         caption=_caption(whole, SHARES) + left_out(shown, known, "those that waited least for others"),
         alt=f"{title}. {_by_client(whole, shown)}",
         spec=spec_of(one_at_a_time(_stack(rows, shown, "client", SHARE_COLORS)), ROW_PX * len(shown)),
@@ -144,14 +146,13 @@ _SEEN_PCT = 0.5
 
 
 def _control_words(kept: pl.DataFrame) -> str:
-    return f" In {kept.filter('control').height} control rounds nothing was injected: they have a bar of their own."
+    count = count_text(kept.filter("control").height, "control round")
+    return f" In {count} nothing was injected: they have a bar of their own."
 
 
 def _settled(rounds: pl.DataFrame, kept: pl.DataFrame) -> str:
     count = rounds.height - kept.height
-    return (
-        f" {count} rounds at the start of trials are left out: they were slower than those after them." if count else ""
-    )
+    return f" Left out: {count_text(count, 'slower round')} at the start of trials." if count else ""
 
 
 def _without_control(rounds: pl.DataFrame, kept: pl.DataFrame) -> str:

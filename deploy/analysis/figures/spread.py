@@ -13,6 +13,7 @@ import msgspec
 import polars as pl
 
 from deploy.analysis.figures.figure import ALL, Span, data, layered, legend, one_at_a_time, rows_of, spec_of
+from deploy.labels import significant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,8 +85,9 @@ def edge(lanes: Lanes) -> str:
     """Say which values are drawn at the edge of a logarithmic scale, with a space before it."""
     boxes = summary(lanes)
     floor = _span(boxes).floor
-    below = floor is not None and bool((boxes["least"] < floor).any())
-    return f" What is below {floor:.2g} {lanes.unit} is drawn at the edge." if below else ""
+    if floor is None or not (boxes["least"] < floor).any():
+        return ""
+    return f" What is below {significant(floor)} {lanes.unit} is drawn at the edge."
 
 
 def medians(lanes: Lanes) -> str:
@@ -98,7 +100,7 @@ def medians(lanes: Lanes) -> str:
         names = [name for name in lanes.hosts if name in middle]
         if len(names) > TICKED_LANES:
             names = [min(names, key=middle.__getitem__), max(names, key=middle.__getitem__)]
-        told = "; ".join(f"{name} {middle[name]:.3g} {lanes.unit}" for name in names)
+        told = "; ".join(f"{name} {significant(middle[name], 3)} {lanes.unit}" for name in names)
         said.append(f"{kind}: {told}" if kind else told)
     return "Medians, " + ". ".join(said) + "."
 

@@ -22,6 +22,7 @@ from deploy.analysis.figures.figure import (
     whole_numbers,
 )
 from deploy.analysis.figures.palette import CAUSE_COLORS, SHARE_COLORS
+from deploy.labels import count_text
 
 if TYPE_CHECKING:
     from typing import Any
@@ -117,7 +118,7 @@ def _by_round(analysis: Analysis, last: pl.DataFrame) -> Figure:
     return Figure(
         name="figure-stragglers",
         title=title,
-        subtitle=f"{whole} rounds, trial after trial: whom each waited for, and why",
+        subtitle=f"{count_text(whole, 'round')}, trial after trial: whom each waited for, and why",
         caption="A mark stands for a round. Colours: what its slowest client took longer for than the others."
         + (f" The first {MOST_ROUNDS} rounds are drawn." if whole > MOST_ROUNDS else "")
         + left_out(shown, analysis.dataset.manifest.clients, "those that were last most often"),

@@ -23,6 +23,7 @@ from deploy.analysis.figures.figure import (
     spec_of,
 )
 from deploy.analysis.figures.palette import SHARE_COLORS
+from deploy.labels import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -244,4 +245,4 @@ def _said(bars: pl.DataFrame, analysis: Analysis, chosen: Chosen) -> str:
         )
         told.append(f"{host} " + ", ".join(f"{row['what']} {row['for_s']:.2f} s" for row in own.rows(named=True)))
     rounds = rows["round"].n_unique()
-    return f"{_name(analysis, chosen.first)}, {rounds} rounds. " + "; ".join(told) + "."
+    return f"{_name(analysis, chosen.first)}, {count_text(rounds, 'round')}. " + "; ".join(told) + "."

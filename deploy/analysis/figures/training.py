@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from deploy.analysis.figures.figure import Figure, Rows, all_or_one, data, labels, layered, spec_of
+from deploy.analysis.figures.figure import (
+    Figure,
+    Rows,
+    above_zero,
+    all_or_one,
+    cut_words,
+    data,
+    labels,
+    layered,
+    spec_of,
+)
+from deploy.labels import count_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +32,8 @@ def time_by_condition(analysis: Analysis) -> Figure:
     means = [row for row in _means(analysis) if row["low_s"] is not None]
     title = "Training time by condition"
     said = ", ".join(f"{row['condition']}: {row['time_s']:.2f} s" for row in _means(analysis))
-    intervals = " Bars are the 95 % confidence intervals of the means." if means else ""
+    cut = cut_words(row["low_s"] for row in means)
+    intervals = f" Bars: 95 % confidence intervals of the means{cut}." if means else ""
     return Figure(
         name="figure-time",
         title=title,
@@ -39,7 +51,8 @@ def subtitle(analysis: Analysis) -> str:
     trials = [trial for trial in analysis.dataset.complete if trial.timed]
     counts = sorted({len(trial.rounds) for trial in trials})
     rounds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
-    return f"{rounds} rounds, {analysis.clients} clients, {len(trials)} trials"
+    what = "round" if counts == [1] else "rounds"
+    return f"{rounds} {what}, {count_text(analysis.clients, 'client')}, {count_text(len(trials), 'trial')}"
 
 
 def open_marks(analysis: Analysis) -> str:
@@ -65,7 +78,7 @@ def _points(analysis: Analysis) -> Rows:
 def _means(analysis: Analysis) -> Iterator[dict[str, Any]]:
     for each in analysis.conditions:
         if each.total_s is not None:
-            interval = {"low_s": each.low_s, "high_s": each.high_s}
+            interval = {"low_s": each.low_s, "drawn_low_s": above_zero(each.low_s), "high_s": each.high_s}
             yield {"condition": each.label, "time_s": each.total_s, **interval}
 
 
@@ -78,10 +91,10 @@ def _layers(points: Rows, means: Rows, analysis: Analysis) -> Iterator[alt.Chart
         tooltip=["condition:N", *(alt.Tooltip(f"{name}:Q", title=title, format=".2f") for name, title in tips.items())],
     )
     if means:
-        yield base.mark_rule(strokeWidth=1.5).encode(_x("low_s"), alt.X2("high_s:Q"))
+        yield base.mark_rule(strokeWidth=1.5).encode(_x("drawn_low_s"), alt.X2("high_s:Q"))
         yield base.mark_tick(thickness=2, size=14).encode(_x("time_s"))
         for end in ("low_s", "high_s"):
-            yield base.mark_tick(thickness=1.5, size=8).encode(_x(end))
+            yield base.transform_filter(f"datum.{end} >= 0").mark_tick(thickness=1.5, size=8).encode(_x(end))
     shapes = alt.Scale(domain=[True, False], range=["circle", "triangle-right"])
     yield (
         alt.Chart(data(points))

@@ -9,6 +9,7 @@ import polars as pl
 from deploy.analysis.columns import PARTS, SHARES
 from deploy.analysis.page.sections import Part, Section
 from deploy.analysis.page.tables import Cell, Head, Row, Table, number, text
+from deploy.labels import count_text, fixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,7 +44,9 @@ def _left_out(analysis: Analysis) -> str:
     rounds = analysis.account.rounds.filter(pl.col("condition").is_not_null() & (pl.col("round") > 0))
     control, settling = (int(rounds[name].sum()) for name in ("control", "settling"))
     slow = "at the start of trials, slower than those after them"
-    known = [f"{_count(count, 'round')} {what}" for count, what in ((control, "of control"), (settling, slow)) if count]
+    known = [
+        f"{count_text(count, 'round')} {what}" for count, what in ((control, "of control"), (settling, slow)) if count
+    ]
     return f"Left out: {', and '.join(known)}." if known else ""
 
 
@@ -62,9 +65,10 @@ def _said(rounds: pl.DataFrame) -> tuple[str, ...]:
     largest = sorted((part for part in PARTS if part != "unaccounted"), key=lambda part: -sums[part])
     shown = ", ".join(f"{part} {share_text(sums[part] / whole_s)}" for part in largest[:4] if sums[part] > 0)
     rest_ms = 1000 * float(rounds.select(pl.col("unaccounted_s").median()).item())
+    rest = share_text(sums["unaccounted"] / whole_s)
     return (
-        f"Along the critical path of {_count(rounds.height, 'round')}: {shown}.",
-        f"{share_text(sums['unaccounted'] / whole_s)} is unaccounted for: {_ms(rest_ms)} ms of a round in the median.",
+        f"Along the critical path of {count_text(rounds.height, 'round')}: {shown}.",
+        f"{rest} is unaccounted for: {fixed(rest_ms)} ms of a round in the median.",
     )
 
 
@@ -73,15 +77,7 @@ def share_text(share: float) -> str:
     percent = 100 * share
     if 0 < abs(percent) < 0.05:  # noqa: PLR2004 - what would round to 0.0
         return "less than 0.1 %"
-    return f"{percent:.0f} %" if abs(percent) >= 9.95 else f"{percent:.1f} %".replace("-", "\N{MINUS SIGN}")  # noqa: PLR2004
-
-
-def _ms(value_ms: float) -> str:
-    return f"{value_ms:.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{fixed(percent, 0 if abs(percent) >= 9.95 else 1)} %"  # noqa: PLR2004 - as the docstring says
 
 
 def _parts(analysis: Analysis, rounds: pl.DataFrame) -> Iterator[Part]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deploy.analysis.statistics.reference import DELAY, LINK, Sweep, nothing_injected
 from deploy.labels import (
-    MINUS,
     PROBABILITY,
     SECONDS,
     TIMES,
+    fixed,
     pair_text,
     seconds_text,
     setting_name,
     setting_text,
+    span_text,
     times_text,
 )
 
@@ -60,12 +62,13 @@ def severity_s(condition: Condition, clients: int) -> float:
 
 
 def _largest(analysis: Analysis, conditions: dict[int, Condition]) -> Effect | None:
-    """Return the effect of the hardest delay against none, where there is one; else the largest of all."""
+    """Return the effect of the hardest condition against the one with nothing injected; else the largest of all."""
+    sweep = Sweep(each.plan for each in analysis.conditions)
 
-    def rank(effect: Effect) -> tuple[float, float]:
+    def rank(effect: Effect) -> tuple[float, float, float]:
         ours, theirs = (conditions[number] for number in (effect.condition, effect.reference))
-        against_none = severity_s(theirs, 1) == 0
-        return (severity_s(ours, analysis.clients) if against_none else 0.0, abs(effect.difference.value))
+        hard = (severity_s(ours, analysis.clients), sweep.hardness(ours.plan)) if sweep.mildest(theirs.plan) else (0, 0)
+        return (*hard, abs(effect.difference.value))
 
     return max((each for each in analysis.effects if each.ratio is not None), key=rank, default=None)
 
@@ -73,14 +76,23 @@ def _largest(analysis: Analysis, conditions: dict[int, Condition]) -> Effect | N
 def _compared(effect: Effect, ours: Condition, theirs: Condition) -> str:
     if effect.ratio is None:
         raise ValueError("an effect without a ratio is not compared")
-    undelayed = severity_s(ours, 1) > 0 and severity_s(theirs, 1) == 0
-    against = "without delay" if undelayed else f"{_at(theirs.plan)} {pair_text(theirs.plan, effect.key)}"
+    delayed = {key.partition(".")[0] for key in effect.keys} == {DELAY}
     times, span = _times(effect.ratio)
     where = f"{_at(ours.plan).capitalize()} {place(ours.plan)}"
-    start = f"{where} {what_took(ours.plan)} {times} as long as {against}{span}"
-    if not ours.expected_s or not theirs.expected_s or severity_s(ours, 1) == 0:
+    start = f"{where} {what_took(ours.plan)} {times} as long as {_against(effect, theirs.plan)}{span}"
+    if not ours.expected_s or not theirs.expected_s or not delayed or severity_s(ours, 1) == 0:
         return f"{start}."
     return f"{start}; theory expects {times_text(ours.expected_s / theirs.expected_s)}."
+
+
+def _against(effect: Effect, theirs: PlannedTrial) -> str:
+    """Name the reference: by what it is without, else by the values of the keys in which the two differ."""
+    families = {key.partition(".")[0] for key in effect.keys}
+    if families == {DELAY} and not (theirs.delay and theirs.delay.expected_slowest_s(1)):
+        return "without delay"
+    if families <= {DELAY, LINK} and nothing_injected(theirs):
+        return "with nothing injected"
+    return f"{_at(theirs)} {_listed([pair_text(theirs, key) for key in effect.keys if key in theirs.settings])}"
 
 
 def _at(plan: PlannedTrial) -> str:
@@ -98,7 +110,7 @@ def _times(found: Estimate) -> tuple[str, str]:
     if low is None or high is None:
         return times_text(found.value), " (one trial each)" if max(found.n, found.n_reference) == 1 else ""
     digits = next((n for n in (1, 2) if len({f"{end:.{n}f}" for end in (low, high, 1.0)}) == 3), 3)  # noqa: PLR2004
-    span = f"95 % interval {low:.{digits}f} to {high:.{digits}f}".replace("-", MINUS)
+    span = f"95 % interval {span_text(fixed(low, digits), fixed(high, digits))}"
     doubt = ", so no sure difference" if low <= 1 <= high else ""
     return f"{found.value:.{digits}f} {TIMES}", f" ({span}{doubt})"
 
@@ -119,7 +131,7 @@ def _added(effect: Effect) -> Iterator[str]:
 
 def _percent(share: float) -> str:
     digits = 0 if abs(share) >= 0.0095 else 1  # noqa: PLR2004 - tenths below 1 %
-    return f"{100 * share:.{digits}f} %".replace("-", MINUS)
+    return f"{fixed(100 * share, digits)} %"
 
 
 def place(plan: PlannedTrial) -> str:
@@ -147,8 +159,8 @@ def _range(timed: list[Condition]) -> str:
     if fastest is slowest:
         count = slowest.complete - slowest.censored
         how = "one trial" if count == 1 else f"mean of {count} trials"
-        span = "" if slowest.low_s is None else f", 95 % interval {seconds_text(slowest.low_s)} to"
-        span += "" if slowest.high_s is None else f" {seconds_text(slowest.high_s)} s"
+        ends = [seconds_text(end) for end in (slowest.low_s, slowest.high_s) if end is not None]
+        span = f", 95 % interval {span_text(*ends)} s" if len(ends) == 2 else ""  # noqa: PLR2004 - both
         return f"{start} {seconds_text(slowest.total_s)} s ({how}{span})."
     return (
         f"{start} from {seconds_text(fastest.total_s)} s ({fastest.label})"

@@ -13,7 +13,7 @@ import polars as pl
 from deploy.analysis.page.sections import Part, Section
 from deploy.analysis.page.tables import Cell, Head, Row, Table, difference, number, text
 from deploy.analysis.statistics.theory import ideal_s
-from deploy.labels import UNKNOWN, named_text, seconds_text, setting_name, setting_text
+from deploy.labels import UNKNOWN, named_text, seconds_text, setting_name, setting_text, span_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ def _keys(analysis: Analysis) -> list[str]:
 def _columns(condition: Condition, keys: Sequence[str]) -> Iterator[tuple[Head, Cell]]:
     yield from _swept(condition, keys)
     yield Head("trials", "done / planned"), Cell(f"{condition.complete} / {condition.planned}", condition.complete)
-    yield Head("rounds"), number(condition.rounds, "g")
+    yield Head("rounds"), _rounds(condition.rounds)
     yield Head("accuracy", "last, mean"), number(condition.accuracy, ".3f")
     yield Head("measured", "s, mean"), _seconds(condition.total_s, " *" if condition.censored else "")
     yield Head("measured", "95 % interval"), _span(condition.low_s, condition.high_s)
@@ -54,6 +54,11 @@ def _columns(condition: Condition, keys: Sequence[str]) -> Iterator[tuple[Head, 
     yield Head("p-value", "of theory"), number(condition.p_value, ".2g")
     yield Head("expected", "as drawn, s"), _seconds(condition.drawn_s)
     yield Head("ideal", "s"), _seconds(condition.ideal_s)
+
+
+def _rounds(mean: float | None) -> Cell:
+    """Write a number of rounds; hundredths only where trials had different numbers of them."""
+    return number(mean, ".2f" if mean is not None and mean % 1 else ".0f")
 
 
 def _swept(condition: Condition, keys: Sequence[str]) -> Iterator[tuple[Head, Cell]]:
@@ -79,9 +84,8 @@ def _restricted(condition: Condition) -> str:
 
 
 def _span(low: float | None, high: float | None) -> Cell:
-    if low is None and high is None:
-        return Cell(UNKNOWN)
-    return Cell(f"{seconds_text(low)}\N{EN DASH}{seconds_text(high)}", low)
+    ends = (None if end is None else seconds_text(end) for end in (low, high))
+    return Cell(span_text(*ends), low if low is not None else high)
 
 
 def _notes(analysis: Analysis) -> Iterator[str]:

@@ -40,6 +40,21 @@
   const SIGNAL = "shown_condition";
   const filtered = (name) => (specs[name].params ?? []).some((param) => param.name === SIGNAL);
   const views = new Map();
+  // Legends are laid out for a width that is fixed meanwhile: one that follows the chart's would wrap after Vega has
+  // fitted the chart into its box, and be cut off. So first with one entry a row, then for the width that is left.
+  const fit = async (place, view) => {
+    const width = place.clientWidth;
+    await view.signal("width", width).signal("legend_px", 1).resize().runAsync();
+    await view.signal("legend_px", view.width()).resize().runAsync();
+    place.dataset.width = width;
+  };
+  const resized = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (target.dataset.drawn && Number(target.dataset.width) !== target.clientWidth) {
+        views.get(target.id).then((view) => fit(target, view));
+      }
+    }
+  });
   const draw = (name) => {
     if (views.has(name)) return views.get(name);
     const place = document.getElementById(name);
@@ -47,9 +62,10 @@
     const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config, tooltip: { theme: dark ? "dark" : "light" } };
     const drawn = vegaEmbed(place, specs[name], options).then(async ({ view }) => {
       if (filtered(name)) view.signal(SIGNAL, shown());
-      await view.resize().runAsync(); // legends know only now how wide the chart is
+      await fit(place, view);
       place.dataset.drawn = shown();
       place.style.minHeight = "";
+      resized.observe(place);
       return view;
     });
     views.set(name, drawn);

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from deploy.labels import MINUS, UNKNOWN, signed
+from deploy.labels import MINUS, UNKNOWN, fixed, signed, span_text
 
 if TYPE_CHECKING:
     from deploy.analysis.statistics.interval import Interval
@@ -67,7 +67,7 @@ def short(value: float | None) -> str:
     if value is None:
         return UNKNOWN
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0  # noqa: PLR2004 - as the docstring says
-    return f"{value:.{digits}f}".replace("-", MINUS)
+    return fixed(value, digits)
 
 
 def spread(found: Interval | None) -> Cell:
@@ -76,4 +76,4 @@ def spread(found: Interval | None) -> Cell:
         return Cell(UNKNOWN)
     middle = short(found.median)
     known = found.low is not None and found.high is not None
-    return Cell(f"{middle} ({short(found.low)}\N{EN DASH}{short(found.high)})" if known else middle, found.median)
+    return Cell(f"{middle} ({span_text(short(found.low), short(found.high))})" if known else middle, found.median)

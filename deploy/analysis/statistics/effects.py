@@ -1,16 +1,17 @@
 """What a swept value does to the training time: each value against the reference value of its key, all else equal.
 
-The reference is the value without a delay or limit, else the lowest, else the first of the playbook. Trials of the same
-repeat are compared pair by pair: they ran in one block of time and began with the same weights, so that a slow hour and
-a seed that needs more rounds drop out. What was drawn drops out too where they share their delay schedule: for all keys
-but `delay.*` and `link.*`, of which every value draws anew. No slope is fitted to a probability: by theory the time is
-not linear in it.
+The reference is the value without a delay or limit, else the lowest, else the first of the playbook. Where several keys
+are injected, each condition is also compared with the one in which all of them have their mildest values. Trials of the
+same repeat are compared pair by pair: they ran in one block of time and began with the same weights, so that a slow
+hour and a seed that needs more rounds drop out. What was drawn drops out too where they share their delay schedule: for
+all keys but `delay.*` and `link.*`, of which every value draws anew. No slope is fitted to a probability: by theory the
+time is not linear in it.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import polars as pl
@@ -19,6 +20,7 @@ from deploy.analysis.account.lives import UNTOLD
 from deploy.analysis.columns import PARTS
 from deploy.analysis.statistics.estimate import Estimate, difference, ratio
 from deploy.analysis.statistics.pairs import pairs
+from deploy.analysis.statistics.reference import Sweep, is_injected, reference_value
 from deploy.analysis.statistics.survival import logrank, times
 
 if TYPE_CHECKING:
@@ -42,7 +44,9 @@ Parts = dict[int, dict[str, float]]
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition against the one that differs from it in nothing but `key`, which there has its reference value.
+    """One condition against another that differs from it in nothing but `keys`, which there have reference values.
+
+    That is one key, or several that are injected.
 
     `difference` is in seconds of training time, `ratio` the quotient of the means (None where the reference took no
     time). `added` splits the difference by the groups of `ADDED`, along the critical path; empty where the account does
@@ -50,7 +54,7 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     trials have a target.
     """
 
-    key: str
+    keys: tuple[str, ...]
     condition: int
     reference: int
     paired: bool
@@ -71,15 +75,16 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def effects(conditions: Sequence[Condition], trials: Mapping[int, Sequence[Trial]], parts: Parts) -> tuple[Effect, ...]:
-    """Return the effect of every value of every swept key; `trials` are all of a condition, by its number.
+    """Return the effect of every value of every swept key, and of all that is injected together.
 
-    `parts` is what `parts_by_trial` tells.
+    `trials` are all of a condition, by its number; `parts` is what `parts_by_trial` tells.
     """
+    keys = dict.fromkeys(key for each in conditions for key in each.plan.settings)
+    found = [((key,), pair) for key in keys for pair in _matched(conditions, key)]
     return tuple(
         effect
-        for key in dict.fromkeys(key for each in conditions for key in each.plan.settings)
-        for ours, theirs in _matched(conditions, key)
-        if (effect := _effect(key, (ours, theirs), trials, parts)) is not None
+        for differing, pair in (*found, *_together(conditions))
+        if (effect := _effect(differing, pair, trials, parts)) is not None
     )
 
 
@@ -115,17 +120,27 @@ def _matched(conditions: Sequence[Condition], key: str) -> Iterator[tuple[Condit
             yield from ((each, reference) for each in group if each is not reference)
 
 
-def reference_value(key: str, values: Sequence[Any]) -> Any:  # noqa: ANN401 - a swept value is whatever YAML holds
-    """Return which of the `values` of `key`, of which there is at least one, the others are compared with."""
-    if None in values:
-        return None
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return max(values) if key.startswith("link.") and key.endswith("rate_mbit") else min(values)
-    return values[0]
+def _together(conditions: Sequence[Condition]) -> Iterator[tuple[tuple[str, ...], tuple[Condition, Condition]]]:
+    """Yield each condition with the one that has nothing injected, if more than one key lies between them."""
+    sweep = Sweep(each.plan for each in conditions)
+    mildest = [each for each in conditions if sweep.mildest(each.plan)]
+    for each in conditions:
+        if each in mildest:
+            continue
+        apart = [(_differing(each, other), other) for other in mildest]
+        known = [(keys, other) for keys, other in apart if all(map(is_injected, keys))]
+        keys, nearest = min(known, key=lambda pair: len(pair[0]), default=((), each))
+        if len(keys) > 1:
+            yield keys, (each, nearest)
+
+
+def _differing(one: Condition, other: Condition) -> tuple[str, ...]:
+    ours, theirs = one.plan.settings, other.plan.settings
+    return tuple(key for key in {**ours, **theirs} if key not in ours or key not in theirs or ours[key] != theirs[key])
 
 
 def _effect(
-    key: str, pair: tuple[Condition, Condition], trials: Mapping[int, Sequence[Trial]], parts: Parts
+    keys: tuple[str, ...], pair: tuple[Condition, Condition], trials: Mapping[int, Sequence[Trial]], parts: Parts
 ) -> Effect | None:
     numbers = [each.plan.condition for each in pair]
     every = [trials[number] for number in numbers]
@@ -136,7 +151,7 @@ def _effect(
         return None
     expected = [each.expected_s for each in pair]
     return Effect(
-        key=key,
+        keys=keys,
         condition=numbers[0],
         reference=numbers[1],
         paired=paired,

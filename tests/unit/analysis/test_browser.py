@@ -33,8 +33,16 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"]
-DESKTOP, PHONE = (1280, 900), (390, 844)
+DESKTOP, TABLET, PHONE = (1280, 900), (800, 1100), (390, 844)
 ALL_DRAWN = "() => [...document.querySelectorAll('.chart')].every(each => each.dataset.drawn)"
+CUT_LEGENDS = """() => [...document.querySelectorAll(".chart")].flatMap(chart => {
+  const whole = chart.querySelector("svg").getBoundingClientRect();
+  return [...chart.querySelectorAll(".role-legend")].map(each => each.getBoundingClientRect())
+    .filter(box => box.top < whole.top || box.left < whole.left || box.right > whole.right + 1)
+    .map(() => chart.id);
+})"""
+FITTED = "() => [...document.querySelectorAll('.chart')].every(each => Number(each.dataset.width) === each.clientWidth)"
+NEXT_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 LIBRARY_BYTES = 1_500_000
 OVERFLOW = "() => document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth"
 
@@ -158,18 +166,28 @@ def opened(browser: Browser, index: Path) -> Iterator[Visit]:
         yield seen
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")])
+@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (TABLET, "light"), (PHONE, "dark")])
 def test_charts_are_drawn_offline_without_complaint(
     browser: Browser, index: Path, size: tuple[int, int], scheme: str
 ) -> None:
-    """A silent console, not one request, nothing that is wider than the page, and words for who cannot see it."""
+    """A silent console, not one request, nothing wider than the page, whole legends, words for who cannot see."""
     with visit(browser, index, size, color_scheme=scheme) as seen:
         seen.page.wait_for_function(ALL_DRAWN)
         assert (seen.complaints, seen.asked) == ([], [])
         assert seen.page.evaluate(OVERFLOW) == 0
+        assert seen.page.evaluate(CUT_LEGENDS) == []
         label = seen.page.locator("#figure-4").get_attribute("aria-label")
         assert label is not None
         assert label.startswith("Training time against delay probability. From")
+
+
+def test_legends_stay_whole_when_the_window_changes(opened: Visit) -> None:
+    """A phone that is turned, an address bar that hides: charts are as wide as their boxes, and no legend is cut."""
+    for width, height in (PHONE, (PHONE[0], 700), TABLET, DESKTOP):
+        opened.page.set_viewport_size({"width": width, "height": height})
+        opened.page.evaluate(NEXT_FRAMES)
+        opened.page.wait_for_function(FITTED)
+        assert opened.page.evaluate(CUT_LEGENDS) == []
 
 
 def test_colors_follow_the_scheme_and_what_was_chosen_stays(opened: Visit) -> None:

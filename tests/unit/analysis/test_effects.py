@@ -8,7 +8,8 @@ import pytest
 from deploy.analysis.columns import PARTS
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.statistics.conditions import analyse
-from deploy.analysis.statistics.effects import ADDED, effects, parts_by_trial, reference_value
+from deploy.analysis.statistics.effects import ADDED, effects, parts_by_trial
+from deploy.analysis.statistics.reference import Sweep, reference_value
 from flcommon.delay import Constant, Delay
 from flcommon.job import Stop
 
@@ -48,7 +49,7 @@ def test_trials_of_one_repeat_are_compared_pair_by_pair(tmp_path: Path, kit: Mod
     """Repeats differ by seconds, the pairs by 2 s each: that is known to the millisecond, and by which method."""
     trials = sweep(kit, STRATEGY, {"a": [3.0, 7.0, 5.0], "b": [5.0, 9.0, 7.0]})
     (effect,) = analysed(kit, tmp_path, trials).effects
-    assert (effect.key, effect.condition, effect.reference, effect.paired) == (STRATEGY, 1, 0, True)
+    assert (effect.keys, effect.condition, effect.reference, effect.paired) == ((STRATEGY,), 1, 0, True)
     assert (effect.difference.value, effect.difference.low, effect.difference.high) == pytest.approx((2.0, 2.0, 2.0))
     assert effect.ratio is not None
     assert effect.ratio.value == pytest.approx(21 / 15)
@@ -75,7 +76,7 @@ def test_every_value_is_compared_with_its_references_all_else_equal(tmp_path: Pa
         for i, (p, d) in enumerate(grid)
     ]
     found = analysed(kit, tmp_path, trials).effects
-    assert [(each.key, each.condition, each.reference) for each in found] == [
+    assert [(*each.keys, each.condition, each.reference) for each in found] == [
         ("delay.probability", 2, 0),
         ("delay.probability", 3, 1),
         ("delay.seconds", 1, 0),
@@ -102,6 +103,45 @@ def test_the_reference_is_without_delay_or_limit_or_lowest_or_first(
     key: str, values: list[Any], reference: Any
 ) -> None:
     assert reference_value(key, values) == reference
+
+
+def test_all_that_is_injected_is_compared_with_the_mildest_condition(tmp_path: Path, kit: ModuleType) -> None:
+    """Delays of 0 and 2 s, links of 0 and 50 ms, at two learning rates: both together against neither, each at its lr.
+
+    What one effect of one key already says is not said again.
+    """
+    grid = [(lr, p, link) for lr in (1, 2) for p in (0.0, 1.0) for link in (0, 50)]
+    trials = [
+        kit.FakeTrial(
+            kit.plan(
+                i,
+                Delay(p, Constant(2.0)),
+                settings={"run_config.lr": lr, "delay.probability": p, "link.up.delay_ms": ms},
+            ),
+            [kit.simple_round(float(lr), p * 2.0 + ms / 1000)],
+        )
+        for i, (lr, p, ms) in enumerate(grid)
+    ]
+    found = analysed(kit, tmp_path, trials).effects
+    together = [each for each in found if len(each.keys) > 1]
+    assert [(each.condition, each.reference) for each in together] == [(3, 0), (7, 4)]
+    assert {each.keys for each in together} == {("delay.probability", "link.up.delay_ms")}
+    assert [each.difference.value for each in together] == pytest.approx([2.05, 2.05])
+
+
+def test_without_a_delay_its_length_does_not_matter(kit: ModuleType) -> None:
+    """At p = 0 each d is as mild as the others; a link is the harder, the longer and the narrower it is."""
+    plans = [
+        kit.plan(
+            i, Delay(p, Constant(d)), settings={"delay.probability": p, "delay.seconds": d, "link.rate_mbit": rate}
+        )
+        for i, (p, d, rate) in enumerate(
+            [(0.0, 1.0, None), (0.0, 2.0, None), (0.0, 1.0, 1), (1.0, 1.0, None), (0.0, 1.0, 10)]
+        )
+    ]
+    sweep = Sweep(plans)
+    assert [sweep.mildest(plan) for plan in plans] == [True, True, False, False, False]
+    assert [sweep.hardness(plan) for plan in plans] == [0, 0, 1, 0, 0.5]
 
 
 def account(seconds: dict[int, dict[str, float | None]]) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +17,7 @@ from deploy.analysis.figures import clocks, hosts, injection, learning, parts, r
 from deploy.analysis.figures.catalogue import figures, main_figure
 from deploy.analysis.figures.figure import ALL, MOST_CLIENTS, SHOWN, Figure, Span, labels, whole_numbers
 from deploy.analysis.figures.palette import CAUSE_COLORS, DARK, LIGHT, PART_COLORS, SHARE_COLORS, steps
+from deploy.analysis.figures.training import time_by_condition
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.statistics.conditions import analyse
 from flcommon.delay import Constant, Delay
@@ -168,16 +170,41 @@ def test_of_one_client_nobody_is_last_and_of_no_delay_none_is_drawn(tmp_path: An
     assert not {"figure-stragglers", "figure-injected", "figure-accuracy-time"} & names
 
 
-def test_intervals_of_means_are_drawn_beside_each_other(sweep: Analysis) -> None:
-    """Two repeats give every condition an interval; those of the three lines stand apart, around the same p."""
+def test_what_was_measured_of_a_line_stands_beside_that_of_the_others(sweep: Analysis) -> None:
+    """At p = 0.4 points, mean and interval of each of three lines share a place of their own; theory stays at its p."""
     figure = main_figure(sweep)
-    assert figure is not None
-    bars = [row for row in rows(figure) if "beside" in row and row.get("low_s") is not None]
-    at = {row["d"]: row["beside"] for row in bars if row["p"] == 0.4}
-    assert len(at) == 3
-    assert sum(at.values()) / 3 == pytest.approx(0.4)
-    assert len(set(at.values())) == 3
-    assert "95 % confidence intervals" in figure.caption
+    told = [row for row in rows(figure) if row["p"] == 0.4]
+    measured = [row for row in told if row.get("kind") != "theory"]
+    places = {row["d"]: {each["at"] for each in measured if each["d"] == row["d"]} for row in measured}
+    assert [len(each) for each in places.values()] == [1, 1, 1]
+    (low,), (middle,), (high,) = places.values()
+    assert (low + high) / 2 == pytest.approx(middle) == pytest.approx(0.4)
+    assert 0.02 < middle - low < 0.1
+    assert {row["at"] for row in told if row.get("kind") == "theory"} == {0.4}
+    for layer in figure.spec["layer"] if figure else ():
+        assert layer["encoding"]["x"]["field"] == "at"
+
+
+def test_no_interval_of_times_is_drawn_below_zero(sweep: Analysis) -> None:
+    """One that reaches there is cut, has no end there, keeps its number in the tooltip, and the caption says so."""
+    for figure in (main_figure, time_by_condition):
+        for low_s in (0.5, -0.5):
+            lows = [msgspec.structs.replace(each, low_s=low_s) for each in sweep.conditions]
+            found = figure(msgspec.structs.replace(sweep, conditions=tuple(lows)))
+            assert found is not None
+            told = [row for row in rows(found) if row.get("low_s") is not None]
+            assert {(row["low_s"], row["drawn_low_s"]) for row in told} == {(low_s, max(0.0, low_s))}
+            assert ("cut at 0" in found.caption) == (low_s < 0)
+            assert min(_axis(drawn(found))) >= 0
+
+
+def _axis(svg: str) -> list[float]:
+    """Return the labels of an axis of seconds."""
+    labels_ = re.search(r"Y-axis titled 'training time.*?values from (\S+) to (\S+?)[\"<]", svg) or re.search(
+        r"X-axis titled 'training time.*?values from (\S+) to (\S+?)[\"<]", svg
+    )
+    assert labels_ is not None
+    return [float(each.replace("\N{MINUS SIGN}", "-")) for each in labels_.groups()]
 
 
 def test_points_are_told_apart_by_colour_and_by_shape(sweep: Analysis) -> None:
@@ -211,7 +238,7 @@ def test_an_account_is_the_mean_of_rounds_and_keeps_what_is_negative(sweep: Anal
             (parts.CONTROL, "compute"): 0.5, (parts.CONTROL, "unaccounted"): 0.5,
         }
     )  # fmt: skip
-    for said in ("left of zero is negative", "1 control rounds", "1 rounds at the start"):
+    for said in ("left of zero is negative", "In 1 control round nothing", "1 slower round at the start"):
         assert said in figure.caption
     assert "compute: 0.500 s to 1.100 s" in figure.alt
     drawn(figure)
@@ -334,7 +361,7 @@ def test_clocks_are_drawn_without_their_drift(single: Analysis) -> None:
     figure = clocks.clocks(changed(single, offsets=frame(OFFSETS, *told)))
     assert figure is not None
     assert max(abs(row["offset_ms"]) for row in rows(figure) if "offset_ms" in row) < 1e-9
-    assert "Drifts of +5 to +5 ppm" in figure.caption
+    assert "Drift taken out: +5 ppm." in figure.caption
     assert "pc-c: known to ± 0.2 ms" in figure.alt
     assert [row["text"] for row in rows(figure) if "text" in row] == ["± 0.2 ms"] * 2
     drawn(figure)
@@ -348,12 +375,27 @@ def test_accuracy_is_the_mean_and_the_range_of_repeats(tmp_path: Any, kit: Modul
         for n in range(2)
     ]
     by_round, by_time = learning.accuracy(analyse(read_dataset(kit.FakeRun(tmp_path, trials).write())))
-    (row,) = (each for each in rows(by_time) if "condition" in each)
+    (row,) = (each for each in rows(by_time) if "low" in each)
     assert (row["accuracy"], row["low"], row["high"], row["time_s"]) == pytest.approx((0.6, 0.5, 0.7, 1.5))
     assert "0.600 after 1.50 s" in by_time.alt
     assert "target, 0.9" in by_round.caption
     assert {"accuracy": 0.9} in rows(by_round)
     drawn(by_round)
+
+
+def test_the_mean_of_trials_never_runs_back_in_time(tmp_path: Any, kit: ModuleType) -> None:
+    """A trial of two slow rounds and one of four fast ones: the mean has two rounds, each trial has its own line."""
+    trials = [
+        kit.FakeTrial(kit.plan(n, condition=0, repeat=n), [kit.simple_round(s, accuracy=0.1 * r) for r in range(count)])
+        for n, (count, s) in enumerate(((2, 10.0), (4, 1.0)))
+    ]
+    _, by_time = learning.accuracy(analyse(read_dataset(kit.FakeRun(tmp_path, trials).write())))
+    means = [row["time_s"] for row in rows(by_time) if "low" in row]
+    assert means == pytest.approx([5.5, 11.0])
+    thin = [(row["trial"], row["time_s"]) for row in rows(by_time) if "low" not in row]
+    assert thin == [(0, 10.0), (0, 20.0), (1, 1.0), (1, 2.0), (1, 3.0), (1, 4.0)]
+    assert "all of them had" in by_time.subtitle
+    assert drawn(by_time).count('aria-roledescription="line mark"') == 3
 
 
 def test_a_line_has_few_moments_however_many_rounds(single: Analysis) -> None:

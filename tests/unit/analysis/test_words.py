@@ -23,6 +23,7 @@ from deploy.analysis.statistics.interval import Interval
 from deploy.labels import settings_text
 from flcommon.delay import Constant, Delay
 from flcommon.job import Stop
+from flcommon.link import Link, Step, Steps, Way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,8 +60,8 @@ def estimate(value: float, low: float | None = None, high: float | None = None, 
 def effect(key: str, gap: Estimate, quotient: Estimate | None, added: dict[str, float] | None = None) -> Effect:
     """Compare condition 1 with condition 0."""
     return Effect(
-        key=key, condition=1, reference=0, paired=True, difference=gap, ratio=quotient, expected_s=None, logrank_p=None,
-        added={group: estimate(seconds) for group, seconds in (added or {}).items()},
+        keys=(key,), condition=1, reference=0, paired=True, difference=gap, ratio=quotient, expected_s=None,
+        logrank_p=None, added={group: estimate(seconds) for group, seconds in (added or {}).items()},
     )  # fmt: skip
 
 
@@ -159,11 +160,39 @@ def test_less_time_is_called_saved(kit: ModuleType) -> None:
 
 
 def test_links_are_compared_with_what_they_have(kit: ModuleType) -> None:
-    plans = [kit.plan(i, settings={"link.delay_ms": 100 * i, "link.rate_mbit": 10}) for i in range(2)]
+    """And what neither of the two changes, here a rate of 10 Mbit/s, is no reason to say that nothing was injected."""
+    plans = [linked(kit, i, {"link.delay_ms": 100 * i, "link.rate_mbit": 10}) for i in range(2)]
     said = first(kit, [condition(plan, 5.0) for plan in plans], effect("link.delay_ms", estimate(5.0), estimate(2.0)))
     assert said == (
         "With delay 100 ms and rate 10 Mbit/s training took 2 × as long as with delay 0 ms (one trial each)."  # noqa: RUF001
     )
+
+
+def linked(kit: ModuleType, number: int, settings: dict[str, Any]) -> PlannedTrial:
+    """Plan a trial whose links are as its settings say, both ways."""
+    way = Way(**{key.removeprefix("link."): value for key, value in settings.items()})
+    planned: PlannedTrial = kit.plan(
+        number, settings=settings, links={"pc-c": Link(course=Steps(steps=(Step(up=way, down=way),)))}
+    )
+    return planned
+
+
+def test_the_hardest_links_are_compared_with_nothing_injected(kit: ModuleType) -> None:
+    """Though another pair differs by more; and where the sweep has nothing milder, with its mildest."""
+    for mildest, against in ((0, "nothing injected"), (5, "delay 5 ms and no rate limit")):
+        grid = [(delay, rate) for delay in (mildest, 100) for rate in (None, 10)]
+        plans = [linked(kit, i, {"link.delay_ms": d, "link.rate_mbit": r}) for i, (d, r) in enumerate(grid)]
+        whole = effect("link.delay_ms", estimate(8.0), estimate(2.6), {"injected": 8.0})
+        whole = msgspec.structs.replace(whole, keys=("link.delay_ms", "link.rate_mbit"), condition=3)
+        other = msgspec.structs.replace(
+            effect("link.rate_mbit", estimate(9.0), estimate(3.0)), condition=3, reference=2
+        )
+        mild = msgspec.structs.replace(effect("link.rate_mbit", estimate(9.0), estimate(3.0)), condition=1, reference=0)
+        found = analysis(kit, [condition(plan, 5.0) for plan in plans], effects=(other, whole, mild))
+        assert headlines(found)[:2] == (
+            f"With delay 100 ms and rate 10 Mbit/s training took 2.6 × as long as with {against} (one trial each).",  # noqa: RUF001
+            "Of the added 8.00 s, 100 % is the injected delay.",
+        )
 
 
 def test_a_target_is_reached_and_not_trained_for(kit: ModuleType) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from deploy.labels import settings_text
+from deploy.labels import MINUS, UNKNOWN, count_text, settings_text, significant, span_text
 from deploy.links import SETTABLE
 
 if TYPE_CHECKING:
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 def test_a_swept_link_is_written_with_its_units(plan: Plan, settings: dict[str, object], text: str) -> None:
     """And without them in the name."""
     assert settings_text(msgspec.structs.replace(plan.trials[0], settings=settings)) == text
+
+
+def test_an_interval_that_is_open_to_one_side_is_a_bound() -> None:
+    assert span_text("1.60", "2.10") == "1.60 to 2.10"
+    assert span_text("1.60", None) == "≥ 1.60"
+    assert span_text(None, "2.10") == "≤ 2.10"
+    assert span_text(None, None) == UNKNOWN
+
+
+def test_numbers_are_written_without_exponents_hyphens_and_wrong_plurals() -> None:
+    assert [significant(each) for each in (123.4, 0.00123, -0.024, 5.0)] == ["120", "0.0012", f"{MINUS}0.024", "5"]
+    assert [count_text(each, "round") for each in (0, 1, 2)] == ["0 rounds", "1 round", "2 rounds"]
 
 
 @pytest.mark.parametrize("key", SETTABLE)

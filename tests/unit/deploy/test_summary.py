@@ -73,7 +73,7 @@ def test_repeats_show_their_interval(summary):
     sure, none = summary.conditions
     sure = msgspec.structs.replace(sure, low_s=11.9, high_s=13.1)
     text = printed(msgspec.structs.replace(summary, conditions=(sure, none)))
-    assert row(text, "p = 0") == ["2/3", "4", "0.876", "12.50", "11.90\N{EN DASH}13.10", "10.00", "+25", "%"]
+    assert row(text, "p = 0") == ["2/3", "4", "0.876", "12.50", "11.90", "to", "13.10", "10.00", "+25", "%"]
     assert row(text, "p = 0.5") == ["0/3", "-", "-", "-", "-", "10.00", "-"]
     assert "95 %" not in printed(summary)
 
