@@ -97,9 +97,9 @@ def count_text(number: int, what: str) -> str:
 
 def signed(text: str) -> str:
     """Give a number's text a sign that is as wide as a digit: +1.2, or -1.2 with a true minus; zero has none."""
-    if not text.strip("-0."):
-        return text.removeprefix("-")
-    return MINUS + text[1:] if text.startswith("-") else text if text == UNKNOWN else f"+{text}"
+    if not text.strip(f"-{MINUS}0."):
+        return text.lstrip(f"-{MINUS}")
+    return MINUS + text[1:] if text[0] in f"-{MINUS}" else text if text == UNKNOWN else f"+{text}"
 
 
 def times_text(ratio: float) -> str:

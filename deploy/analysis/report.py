@@ -74,9 +74,9 @@ def _write(run: Path, analysis: Analysis, *, csv: bool) -> Summary:
     said = headlines(analysis)
     drawings = _draw(analysis, folder) if analysis.dataset.complete else Drawings()
     write_tables(run, analysis, csv=csv)
-    if len(analysis.account.rounds):
-        write_trace(analysis.dataset, analysis.account.rounds, folder / TRACE)
-    text = page(analysis, said, drawings, downloads(run))  # when all that it links to is there
+    rounds = analysis.account.rounds
+    traced = write_trace(analysis.dataset, rounds, folder / TRACE) if len(rounds) else None
+    text = page(analysis, said, drawings, downloads(run, traced))  # when all that it links to is there
     (folder / "index.html").write_text(text, encoding="utf-8")
     figure = folder / f"{drawings.pictures[0].name}.svg" if drawings.pictures else None
     return _summary(analysis, said, folder / "index.html", figure)

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from deploy.analysis.figures.figure import ROW_PX, Figure, Rows, all_or_one, data, layered, legend, spec_of
+from deploy.analysis.figures.figure import (
+    ROW_PX,
+    Figure,
+    Rows,
+    all_or_one,
+    conditions_axis,
+    cut_words,
+    data,
+    layered,
+    legend,
+    spec_of,
+)
 from deploy.labels import count_text
 
 if TYPE_CHECKING:
@@ -55,7 +66,7 @@ def _times_figure(comparison: Comparison, rows: Rows) -> Figure:
         name="figure-compare",
         title=title,
         subtitle=_count(rows, names),
-        caption="Points are means, lines their 95 % confidence intervals; a point without a line is one trial.",
+        caption=f"Points: means; lines: their 95 % confidence intervals{_cut(rows)}; a point without one is one trial.",
         alt=f"{title}. {_ranges(rows, names, ' s')}.",
         spec=_spec(rows, names, names, "training time (s)"),
     )
@@ -68,18 +79,30 @@ def _ratios_figure(comparison: Comparison, rows: Rows) -> Figure:
         name="figure-ratio",
         title=title,
         subtitle=_count(rows, others),
-        caption="Where a line does not reach 1, the two differ by more than chance explains; each taken by itself, one"
-        " in twenty does so though nothing differs.",
+        caption=_ratio_words(rows),
         alt=f"{title}. {_ranges(rows, others, ' times')}.",
         spec=_spec(rows, [reference, *others], others, "times as long", rule=1.0),
     )
+
+
+def _ratio_words(rows: Rows) -> str:
+    if all(row["low"] is None for row in rows):
+        return "Points: ratios of means; with one trial on a side they have no interval."
+    return (
+        f"Points: ratios of means; lines: their 95 % confidence intervals{_cut(rows)}. Where one does not reach 1, the"
+        " two differ by more than chance explains; where nothing differs, one in twenty does so."
+    )
+
+
+def _cut(rows: Rows) -> str:
+    return cut_words(row["low"] for row in rows)
 
 
 def _spec(
     rows: Rows, domain: Sequence[str], shown: Sequence[str], title: str, rule: float | None = None
 ) -> dict[str, Any]:
     order = list(dict.fromkeys(row["condition"] for row in rows))
-    y = alt.Y("condition:N", title=None, sort=order, axis=alt.Axis(labelLimit=170))
+    y = alt.Y("condition:N", title=None, sort=order, axis=conditions_axis(order, labelLimit=170))
     offset = alt.YOffset("run:N", sort=list(shown))
     scale = alt.Scale(domain=list(domain))
     color = alt.Color("run:N", title=None, scale=scale, legend=legend(shown, values=list(shown), symbolType="circle"))

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 PAIRS = (
     "A mean has Student's t; a difference the t of pairs where trials drew the same delays and started from the same"
     " weights (same repeat, schedule, seeds, number of rounds and, where something is injected, clients), else Welch's"
-    " t; a ratio of means Fieller's interval, from ten trials on the BCa bootstrap."
+    " t; a ratio of means Fieller's interval."
 )
+LONG = 24
+"""Words of more letters take several lines."""
 METHODS = (
     "Intervals hold the true value in 95 of 100 cases, each taken by itself.",
     PAIRS,
@@ -42,7 +44,8 @@ def sections(comparison: Comparison, pictures: Sequence[Picture]) -> list[Sectio
 
 
 def _differing(comparison: Comparison) -> Section:
-    heads = (Head("", number=False), *(Head(run.name, number=False, wide=True) for run in comparison.runs))
+    long = any(len(value) > LONG for each in comparison.differing for value in each.values)
+    heads = (Head("", number=False), *(Head(run.name, number=False, wide=long) for run in comparison.runs))
     rows = tuple(Row((text(each.what), *map(text, each.values))) for each in comparison.differing)
     said = "All else that manifests and logs tell is the same." if rows else "Nothing that was recorded differs."
     parts = (Part(table=Table("differing-table", "What differs between the runs", heads, rows), notes=(said,)),)
@@ -98,9 +101,10 @@ def _time_cells(side: Side) -> tuple[Cell, ...]:
 def _between(value: float | None, low: float | None, high: float | None) -> Cell:
     if value is None:
         return Cell(UNKNOWN)
-    if low is None or high is None:
+    if low is None and high is None:
         return Cell(f"{value:.2f}", value)
-    return Cell(f"{value:.2f} ({span_text(fixed(low), fixed(high))})", value)
+    ends = (None if end is None else fixed(end) for end in (low, high))
+    return Cell(f"{value:.2f} ({span_text(*ends)})", value)
 
 
 def _estimate(found: Estimate | None) -> Cell:

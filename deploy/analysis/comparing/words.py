@@ -51,10 +51,10 @@ def _sure(ratios: Sequence[Estimate]) -> str:
     counts = {
         "longer": sum(low > 1 for low, _ in known),
         "shorter": sum(high < 1 for _, high in known),
-        "not to be told": sum(low <= 1 <= high for low, high in known),
+        "undecided": sum(low <= 1 <= high for low, high in known),
     }
     if len(ratios) == 1:
-        return ", which chance may explain" if counts["not to be told"] else ""
+        return ", which chance may explain" if counts["undecided"] else ""
     said = [f"{what} in {count if count < len(ratios) else 'all of them'}" for what, count in counts.items() if count]
     return f"; by the 95 % intervals {', '.join(said)}"
 

@@ -57,7 +57,18 @@ def _write(comparison: Comparison, folder: Path) -> Written:
     for old in folder.glob("figure-*.*"):
         old.unlink()
     said = headlines(comparison)
-    drawings = _draw(comparison, folder)
+    index = folder / "compare.html"
+    index.write_text(page(comparison, said, _draw(comparison, folder)), encoding="utf-8")
+    with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = list(_rows(comparison))
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return Written(comparison=comparison, headlines=said, page=index)
+
+
+def page(comparison: Comparison, said: Sequence[str], drawings: Drawings) -> str:
+    """Return the page's HTML."""
     values = {
         "headlines": said,
         "sections": sections(comparison, drawings.pictures),
@@ -65,14 +76,7 @@ def _write(comparison: Comparison, folder: Path) -> Written:
         "names": [run.name for run in comparison.runs],
         "directories": [run.directory.resolve().name for run in comparison.runs],
     }
-    page = folder / "compare.html"
-    page.write_text(written("compare.html", values, drawings), encoding="utf-8")
-    with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = list(_rows(comparison))
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    return Written(comparison=comparison, headlines=said, page=page)
+    return written("compare.html", values, drawings)
 
 
 def _draw(comparison: Comparison, folder: Path) -> Drawings:

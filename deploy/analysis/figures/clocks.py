@@ -37,8 +37,9 @@ def clocks(analysis: Analysis) -> Figure | None:
         title=title,
         subtitle="Offset with its steady drift taken out, and the band in which it must lie",
         caption=(
-            "A lane for each client, on a scale of its own: the number is how far its band reaches, either way. The"
-            " line is the offset; the band is what the exchanges of messages leave open."
+            "A lane for each client, on a scale of its own"
+            + (": its band reaches as far as the number says, either way" if len(names) <= FEW else "")
+            + ". The line is the offset; the band is what the exchanges of messages leave open."
             + _drifts(found, names)
             + left_out(names, known, "those that are least sure")
         ),
@@ -77,8 +78,13 @@ def _placed(found: pl.DataFrame, names: list[str]) -> pl.DataFrame:
 
 def _layers(rows: Rows, found: pl.DataFrame, names: list[str]) -> Iterator[alt.Chart]:
     lanes = alt.Scale(domain=[len(names) - 0.5, -0.5], nice=False)
-    words = "[" + ",".join(f"'{_quoted(name)}'" for name in names) + "][round(datum.value)]"
-    axis = alt.Axis(values=list(range(len(names))), labelExpr=words, grid=True, ticks=False)
+    axis = alt.Axis(
+        values=list(range(len(names))),
+        labelExpr=f"{_labels(found, names)}[round(datum.value)]",
+        labelOffset=alt.ExprRef("-letter_px") if len(names) <= FEW else 0,
+        grid=True,
+        ticks=False,
+    )
     x = alt.X("start_s:Q", title="since the start of the server's log (s)", axis=alt.Axis(tickCount=6, grid=False))
     tips = [
         alt.Tooltip("client:N"),
@@ -90,13 +96,14 @@ def _layers(rows: Rows, found: pl.DataFrame, names: list[str]) -> Iterator[alt.C
     y = alt.Y("low:Q", title=None, scale=lanes, axis=axis)
     yield base.mark_area(fillOpacity=0.35).encode(y, alt.Y2("high:Q"))
     yield base.mark_line(strokeWidth=1.5).encode(alt.Y("offset:Q", title=None, scale=lanes, axis=axis))
-    last, halves = found["start_s"].max(), dict(found.group_by("client").agg(pl.col("half_ms").max()).iter_rows())
-    ends: Rows = [
-        {"start_s": last, "lane": lane - _FILL, "text": f"± {significant(halves[name])} ms"}
-        for lane, name in enumerate(names)
-    ]
-    text = alt.Chart(data(ends)).mark_text(align="right", baseline="middle", dy=5, fontSize=12)
-    yield text.encode(x, alt.Y("lane:Q", title=None, scale=lanes, axis=axis), alt.Text("text:N"))
+
+
+def _labels(found: pl.DataFrame, names: list[str]) -> str:
+    """Return an expression for the label of a lane: who it is of and, where it is high enough, how far it reaches."""
+    reach: dict[str, float] = dict(found.group_by("client").agg(pl.col("half_ms").max()).iter_rows())
+    if len(names) > FEW:
+        return "[" + ",".join(f"'{_quoted(name)}'" for name in names) + "]"
+    return "[" + ",".join(f"['{_quoted(name)}', '± {significant(reach[name])} ms']" for name in names) + "]"
 
 
 def _quoted(text: str) -> str:

@@ -30,7 +30,9 @@ SHOWN, ALL = "shown_condition", "all"
 MOST_CLIENTS = 40
 """More rows than this nobody reads: figures with a row a client show those that matter most."""
 _SIGNIFICANT = 6
-_LETTER_PX, _LEGEND_PX, _SYMBOL_LETTERS = "letter_px", "legend_px", 5
+_LETTER_PX, _LEGEND_PX, _BOX_PX, _SYMBOL_LETTERS = "letter_px", "legend_px", "box_px", 5
+_BROAD_PX, _SHORT = 450, 18
+"""In a narrower box labels of more letters take two lines: bars would have no room."""
 LETTER_PX = 6.6
 """How wide a letter of a legend is, in the mean."""
 
@@ -41,7 +43,8 @@ Chart: TypeAlias = alt.Chart | alt.LayerChart
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """A figure: file name without suffix, title, notes, and specification.
 
-    `caption` says how to read it, `use` what a reader can do with it on a page, `alt` what is to be seen.
+    `caption` says how to read it, `use` what a reader can do with it on a page, `terms` what its words mean, which a
+    page says in a table, `alt` what is to be seen.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     caption: str
     alt: str
     use: str = ""
+    terms: str = ""
     spec: dict[str, Any]
 
 
@@ -134,9 +138,25 @@ def legend(names: Sequence[str], title: str = "", **properties: Any) -> alt.Lege
     return alt.Legend(columns=columns, **properties)
 
 
+def conditions_axis(names: Iterable[str], **properties: Any) -> alt.Axis:  # noqa: ANN401 - what Altair takes
+    """Return an axis of conditions; long names of two parts have two lines where the figure is narrow."""
+    halves = [name.split(", ") for name in names]
+    if max(map(len, map("".join, halves)), default=0) <= _SHORT or any(len(each) > 2 for each in halves):  # noqa: PLR2004
+        return alt.Axis(**properties)
+    narrow = f"{_BOX_PX} < {_BROAD_PX}"
+    return alt.Axis(
+        labelExpr=f"{narrow} ? split(datum.label, ', ') : datum.label",
+        labelFontSize=alt.ExprRef(f"{narrow} ? 10 : round(12 * {_LETTER_PX} / {LETTER_PX})"),
+        labelLineHeight=11,
+        labelOffset=alt.ExprRef(f"{narrow} ? -5 : 0"),
+        **properties,
+    )
+
+
 def spec_of(chart: Chart, height: float | None = None) -> dict[str, Any]:
     """Return the specification as plain data, with the rows of all its layers; without lanes it has no height yet."""
-    params = (alt.param(name=_LETTER_PX, value=LETTER_PX), alt.param(name=_LEGEND_PX, value=1))
+    sizes = {_LETTER_PX: LETTER_PX, _LEGEND_PX: 1, _BOX_PX: 2 * _BROAD_PX}
+    params = [alt.param(name=name, value=value) for name, value in sizes.items()]
     spec: dict[str, Any] = chart.add_params(*params).to_dict()
     used = [each["data"]["name"] for each in (spec, *spec.get("layer", ())) if "data" in each]
     own = {"height": height} if height is not None else {}
@@ -202,14 +222,9 @@ def left_out(shown: Sequence[str], names: Sequence[str], why: str) -> str:
     return f" {len(shown)} of {len(names)} clients are shown: {why}." if len(shown) < len(names) else ""
 
 
-def above_zero(low: float | None) -> float | None:
-    """Return from where an interval of times is drawn: no time is less than zero, though some intervals' ends are."""
-    return None if low is None else max(0.0, low)
-
-
 def cut_words(lows: Iterable[float | None]) -> str:
-    """Say that intervals were cut at zero, as the end of a sentence; nothing where none was."""
-    return ", cut at 0" if any(low is not None and low < 0 for low in lows) else ""
+    """Say that intervals of times end at zero because none is less, as the end of a sentence; nothing if none does."""
+    return ", cut at 0" if any(low == 0 for low in lows) else ""
 
 
 def whole_numbers(last: int) -> list[int]:

@@ -12,7 +12,6 @@ import msgspec
 from deploy.analysis.figures.figure import (
     Figure,
     Rows,
-    above_zero,
     cut_words,
     data,
     faded,
@@ -138,7 +137,6 @@ def _intervals(condition: Condition) -> dict[str, Any]:
     return {
         "condition": condition.label,
         "low_s": condition.low_s,
-        "drawn_low_s": above_zero(condition.low_s),
         "high_s": condition.high_s,
         "expected_low_s": condition.expected_low_s,
         "expected_high_s": condition.expected_high_s,
@@ -193,9 +191,9 @@ def _bars(means: Rows, names: list[str]) -> Iterator[alt.Chart]:
         base = alt.Chart(data(known)).encode(
             alt.X("at:Q"), _color(names), tooltip=tips, strokeOpacity=faded(1), fillOpacity=faded(1)
         )
-        yield base.mark_rule(strokeWidth=1.5).encode(_y("drawn_low_s"), alt.Y2("high_s:Q"))
+        yield base.mark_rule(strokeWidth=1.5).encode(_y("low_s"), alt.Y2("high_s:Q"))
         for end in ("low_s", "high_s"):
-            ticks = base.transform_filter(f"datum.{end} >= 0")
+            ticks = base.transform_filter(f"datum.{end} > 0")
             yield ticks.mark_tick(orient="horizontal", size=8, thickness=1.5).encode(_y(end))
 
 

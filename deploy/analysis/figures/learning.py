@@ -164,13 +164,7 @@ def _rows(found: pl.DataFrame, analysis: Analysis, colors: Colors) -> Rows:
 def _layers(
     rows: Rows, thin: Rows, against: Against, colors: Colors, target: tuple[str, float] | None
 ) -> Iterator[alt.Chart]:
-    title = {"round": "round", "time_s": "since the first round of its trial began (s)"}[against]
-    first, last = (end(row["round"] for row in (*rows, *thin)) for end in (min, max))
-    scale, axis = alt.Scale(zero=False), alt.Axis(tickCount=6, grid=False)
-    if against == "round":
-        scale = alt.Scale(domain=[first, max(last, first + 1)], nice=False)
-        axis = alt.Axis(grid=False, values=[each for each in whole_numbers(last) if each >= first], format="d")
-    x = alt.X(f"{against}:Q", title=title, scale=scale, axis=axis)
+    x = _x(against, [row["round"] for row in (*rows, *thin)])
     y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     tips = [
         alt.Tooltip("condition:N"),
@@ -195,6 +189,17 @@ def _layers(
     if target:
         aim = alt.Chart(data([{"accuracy": target[1]}])).mark_rule(strokeDash=[5, 4], strokeWidth=1.2)
         yield aim.encode(alt.Y("accuracy:Q"))
+
+
+def _x(against: Against, rounds: list[int]) -> alt.X:
+    """Return the horizontal axis; that of rounds reaches as far as the longest trial, whatever is shown."""
+    title = {"round": "round", "time_s": "since the first round of its trial began (s)"}[against]
+    first, last = min(rounds), max(rounds)
+    scale, axis = alt.Scale(zero=False), alt.Axis(tickCount=6, grid=False)
+    if against == "round":
+        scale = alt.Scale(domain=[first, max(last, first + 1)], nice=False)
+        axis = alt.Axis(grid=False, values=[each for each in whole_numbers(last) if each >= first], format="d")
+    return alt.X(f"{against}:Q", title=title, scale=scale, axis=axis)
 
 
 def _alike(found: pl.DataFrame) -> str:

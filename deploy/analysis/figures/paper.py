@@ -26,7 +26,7 @@ _SHRUNK = TEXT_PT / 12
 _LENGTHS = ("strokeWidth", "size", "thickness", "fontSize", "dy", "cornerRadius", "strokeDash")
 _AREAS = frozenset({"point", "circle"})
 """Marks whose `size` is an area."""
-_LABELS_PT = 70
+_NAMES_PT, _NUMBERS_PT = 70, 35
 """What labels left of a chart take, about: legends begin beside them."""
 _FLAT = 0.6
 """A panel's height by its width in one column."""
@@ -60,7 +60,8 @@ def write_paper(analysis: Analysis, folder: Path) -> tuple[Path, ...]:
 
 def for_paper(figure: Figure, width_pt: float) -> dict[str, Any]:
     """Return the specification for a column that is `width_pt` points wide, labels and legends included."""
-    spec = with_legends(_thinned(figure.spec), width_pt - _LABELS_PT, LETTER_PX * _SHRUNK)
+    labels_pt = _NAMES_PT if "height" in figure.spec else _NUMBERS_PT  # lanes have names
+    spec = with_legends(_thinned(figure.spec), width_pt - labels_pt, LETTER_PX * _SHRUNK)
     panel_pt = _FLAT * COLUMNS_PT["1col"]
     return {
         **spec,
@@ -103,7 +104,7 @@ def _config() -> dict[str, Any]:
     text = {"labelFontSize": TEXT_PT, "titleFontSize": TEXT_PT}
     thin = {"gridWidth": 0.4, "domainWidth": 0.6, "tickWidth": 0.6, "tickSize": 3, "titlePadding": 3, "labelPadding": 2}
     dark = {"domainColor": LIGHT.quiet, "tickColor": LIGHT.quiet, "labelColor": LIGHT.ink}
-    small = {"symbolSize": 80, "columnPadding": 8, "rowPadding": 1, "offset": 4, "symbolStrokeWidth": 1.2}
+    small = {"symbolSize": 55, "columnPadding": 8, "rowPadding": 1, "offset": 4, "symbolStrokeWidth": 1.2}
     return {
         **config,
         "axis": {**config["axis"], **text, **thin, **dark, "labelLimit": 110},
@@ -116,7 +117,7 @@ def captions(figures: Sequence[Figure]) -> str:
     return "\n".join(
         "\\begin{figure}\n  \\centering\n"
         f"  \\includegraphics{{{each.name}-1col.pdf}}\n"
-        f"  \\caption{{{_escaped(f'{each.title}. {each.subtitle}. {each.caption}')}}}\n"
+        f"  \\caption{{{_escaped(f'{each.title}. {each.subtitle}. {each.caption} {each.terms}'.strip())}}}\n"
         f"  \\label{{fig:{each.name.removeprefix('figure-')}}}\n"
         "\\end{figure}\n"
         for each in figures

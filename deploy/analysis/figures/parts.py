@@ -13,6 +13,7 @@ from deploy.analysis.figures.figure import (
     ROW_PX,
     Figure,
     all_or_one,
+    conditions_axis,
     data,
     in_all_and_each,
     labels,
@@ -55,7 +56,8 @@ def account(analysis: Analysis) -> Figure | None:
         name="figure-account",
         title=title,
         subtitle=f"Mean of {count_text(kept.height, 'round')}, along the critical path: what the round waited for",
-        caption=_caption(rows, PARTS) + (_control_words(kept) if CONTROL in order else "") + _settled(rounds, kept),
+        caption=_caption(rows) + (_control_words(kept) if CONTROL in order else "") + _settled(rounds, kept),
+        terms=_terms(rows, PARTS),
         alt=f"{title}, by condition. {_ranges(rows)}",
         spec=spec_of(all_or_one(_stack(rows, order, "row", PART_COLORS)), ROW_PX * len(order)),
     )
@@ -81,7 +83,8 @@ def hosts(analysis: Analysis) -> Figure | None:
         title=title,
         subtitle=f"Mean of {count_text(kept.select('trial', 'round').n_unique(), 'round')}"
         + _without_control(rounds, kept),
-        caption=_caption(whole, SHARES) + left_out(shown, known, "those that waited least for others"),
+        terms=_terms(whole, SHARES),
+        caption=_caption(whole) + left_out(shown, known, "those that waited least for others"),
         alt=f"{title}. {_by_client(whole, shown)}",
         spec=spec_of(one_at_a_time(_stack(rows, shown, "client", SHARE_COLORS)), ROW_PX * len(shown)),
     )
@@ -115,7 +118,13 @@ def _stack(rows: pl.DataFrame, order: Sequence[str], lane: str, colors: Mapping[
         .mark_bar()
         .encode(
             alt.X("time_s:Q", title="mean time of a round (s)", stack="zero", axis=alt.Axis(tickCount=5)),
-            alt.Y(f"{lane}:N", title=None, sort=list(order), scale=alt.Scale(domain=list(order))),
+            alt.Y(
+                f"{lane}:N",
+                title=None,
+                sort=list(order),
+                scale=alt.Scale(domain=list(order)),
+                axis=conditions_axis(order),
+            ),
             alt.Color("part:N", title=None, scale=scale, legend=legend(there, symbolType="square")),
             alt.Order("rank:Q"),
             tooltip=[
@@ -131,13 +140,16 @@ def _stack(rows: pl.DataFrame, order: Sequence[str], lane: str, colors: Mapping[
     return chart
 
 
-def _caption(rows: pl.DataFrame, parts: Mapping[str, str]) -> str:
-    """Say what the parts are that are hard to guess, and how much is not accounted for."""
-    there = set(rows["part"])
-    said = [f"{part.capitalize()}: {about}" for part, about in parts.items() if part in there and part not in _PLAIN]
-    order = "Parts stand in the order of the legend"
+def _caption(rows: pl.DataFrame) -> str:
     negative = bool(((rows["time_s"] < 0) & (rows["share_pct"] < -_SEEN_PCT)).any())
-    return f"{order}. {'. '.join(said)}." + (_NEGATIVE if negative else "")
+    return "Parts stand in the order of the legend." + (_NEGATIVE if negative else "")
+
+
+def _terms(rows: pl.DataFrame, parts: Mapping[str, str]) -> str:
+    """Say what the parts are that are hard to guess."""
+    there = set(rows["part"])
+    said = (f"{part.capitalize()}: {about}." for part, about in parts.items() if part in there and part not in _PLAIN)
+    return " ".join(said)
 
 
 _PLAIN = frozenset({"compute", "decode", "encode", "aggregate"})

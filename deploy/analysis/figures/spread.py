@@ -144,15 +144,16 @@ def _boxes(rows: Rows, lanes: Lanes, span: Span) -> Iterator[alt.Chart]:
 
 
 def _ticks(lanes: Lanes, span: Span) -> list[alt.Chart]:
-    """Return every value as a tick, of many values evenly many quantiles; nothing where there are many lanes."""
+    """Return every value as a tick, of many the extremes and quantiles; nothing where there are many lanes."""
     keys = ["condition", "host", *(["kind"] if lanes.kinds else [])]
     values = lanes.values.filter(pl.col("host").is_in(list(lanes.hosts)))
     if values.select(keys[1:]).n_unique() > TICKED_LANES:
         return []
     ranked = values.sort("value").with_columns(rank=pl.int_range(pl.len()).over(keys))
     at_most = pl.when(pl.col("condition") == ALL).then(TICKS).otherwise(TICKS_IN_ONE)
-    every = (pl.len().over(keys) / at_most).ceil().cast(pl.Int64)
-    few = ranked.filter(pl.col("rank") % every == every // 2).select(
+    every = (pl.len().over(keys) / (at_most - 2)).ceil().cast(pl.Int64)
+    ends = (pl.col("rank") == 0) | (pl.col("rank") == pl.len().over(keys) - 1)
+    few = ranked.filter(ends | (pl.col("rank") % every == every // 2)).select(
         *keys, pl.col("value").clip(lower_bound=span.floor)
     )
     x = alt.X("value:Q", title=lanes.title, scale=span.scale, axis=span.axis)

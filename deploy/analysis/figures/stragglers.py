@@ -11,6 +11,7 @@ from deploy.analysis.figures.figure import (
     ROW_PX,
     Figure,
     all_or_one,
+    conditions_axis,
     data,
     labels,
     layered,
@@ -86,7 +87,7 @@ def _cells(rows: pl.DataFrame, order: list[str], shown: list[str]) -> alt.LayerC
         scale=alt.Scale(domain=shown),
         axis=alt.Axis(orient="top", labelAngle=-90 if many else 0, labelLimit=110),
     )
-    y = alt.Y("condition:N", title=None, sort=order, scale=alt.Scale(domain=order))
+    y = alt.Y("condition:N", title=None, sort=order, scale=alt.Scale(domain=order), axis=conditions_axis(order))
     causes = [alt.Tooltip(f"{name}:Q", title=f"because of {name}") for name in CAUSE_COLORS]
     numbers = {"percent": "last (%)", "last": "last in rounds", "rounds": "of rounds", "lost_s": "seconds lost"}
     tips = [

@@ -10,8 +10,6 @@ import msgspec
 import polars as pl
 
 from deploy.analysis.figures.figure import (
-    ALL,
-    SHOWN,
     Figure,
     data,
     labels,
@@ -42,7 +40,7 @@ LEAST_S = 0.01
 """Less is not told of in words."""
 _BARS = 6
 """Of a client in a round, about."""
-TRIAL = "shown_trial"
+TRIAL, FOLLOWS = "shown_trial", "follows_condition"
 UNKNOWN = "not known"
 COLORS = {name: SHARE_COLORS[name] for name in ("compute", "evaluate", "injected", "network", "waiting", "server")} | {
     UNKNOWN: SHARE_COLORS["unaccounted"]
@@ -83,7 +81,7 @@ def timeline(analysis: Analysis) -> Figure | None:
         ),
         use=_USE,
         alt=f"{title}: {_said(shown, analysis, chosen)}",
-        spec=spec_of(_chart(shown, analysis, chosen), LANE_PX * len(chosen.hosts)),
+        spec=spec_of(_chart(shown, analysis, chosen), LANE_PX * len(chosen.hosts)) | _follows(analysis, chosen),
     )
 
 
@@ -205,20 +203,20 @@ def _starts(analysis: Analysis, chosen: Chosen) -> list[dict[str, Any]]:
 
 
 def _one_trial(analysis: Analysis, chosen: Chosen, layers: Sequence[alt.Chart]) -> alt.LayerChart:
-    """Show the trial that a menu below the chart names, or, once a page chose a condition, the first of that."""
-    plans = {each.plan.index: each.plan for each in analysis.dataset.trials}
-    names = labels(analysis)
-    first: dict[str, int] = {}
-    for trial in chosen.trials:
-        first.setdefault(names[plans[trial].condition], trial)
-    of_condition = msgspec.json.encode(first).decode()
+    """Show the trial that a menu below the chart names."""
     menu = alt.binding_select(
         options=list(chosen.trials), labels=[_name(analysis, trial) for trial in chosen.trials], name="trial "
     )
-    shown = f"datum.trial == ({SHOWN} == '{ALL}' ? {TRIAL} : {of_condition}[{SHOWN}])"
-    chart: alt.LayerChart = layered(*(each.transform_filter(shown) for each in layers))
-    params = (alt.param(name=SHOWN, value=ALL), alt.param(name=TRIAL, value=chosen.first, bind=menu))
-    return chart.add_params(*params)
+    chart: alt.LayerChart = layered(*(each.transform_filter(f"datum.trial == {TRIAL}") for each in layers))
+    return chart.add_params(alt.param(name=TRIAL, value=chosen.first, bind=menu))
+
+
+def _follows(analysis: Analysis, chosen: Chosen) -> dict[str, Any]:
+    """Say which trial a page shall put into the menu once it shows one condition: the first of that."""
+    conditions = {each.plan.index: each.plan.condition for each in analysis.dataset.trials}
+    names = labels(analysis)
+    first = {names[conditions[trial]]: trial for trial in reversed(chosen.trials)}
+    return {"usermeta": {FOLLOWS: {"signal": TRIAL, "values": first}}}
 
 
 def _cut(analysis: Analysis, chosen: Chosen) -> str:

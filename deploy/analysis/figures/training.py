@@ -9,8 +9,8 @@ import altair as alt
 from deploy.analysis.figures.figure import (
     Figure,
     Rows,
-    above_zero,
     all_or_one,
+    conditions_axis,
     cut_words,
     data,
     labels,
@@ -78,23 +78,23 @@ def _points(analysis: Analysis) -> Rows:
 def _means(analysis: Analysis) -> Iterator[dict[str, Any]]:
     for each in analysis.conditions:
         if each.total_s is not None:
-            interval = {"low_s": each.low_s, "drawn_low_s": above_zero(each.low_s), "high_s": each.high_s}
+            interval = {"low_s": each.low_s, "high_s": each.high_s}
             yield {"condition": each.label, "time_s": each.total_s, **interval}
 
 
 def _layers(points: Rows, means: Rows, analysis: Analysis) -> Iterator[alt.Chart]:
     names = list(labels(analysis).values())
-    y = alt.Y("condition:N", title=None, sort=names, scale=alt.Scale(domain=names))
+    y = alt.Y("condition:N", title=None, sort=names, scale=alt.Scale(domain=names), axis=conditions_axis(names))
     tips = {"time_s": "mean (s)", "low_s": "from (s)", "high_s": "to (s)"}
     base = alt.Chart(data(means)).encode(
         y,
         tooltip=["condition:N", *(alt.Tooltip(f"{name}:Q", title=title, format=".2f") for name, title in tips.items())],
     )
     if means:
-        yield base.mark_rule(strokeWidth=1.5).encode(_x("drawn_low_s"), alt.X2("high_s:Q"))
+        yield base.mark_rule(strokeWidth=1.5).encode(_x("low_s"), alt.X2("high_s:Q"))
         yield base.mark_tick(thickness=2, size=14).encode(_x("time_s"))
         for end in ("low_s", "high_s"):
-            yield base.transform_filter(f"datum.{end} >= 0").mark_tick(thickness=1.5, size=8).encode(_x(end))
+            yield base.transform_filter(f"datum.{end} > 0").mark_tick(thickness=1.5, size=8).encode(_x(end))
     shapes = alt.Scale(domain=[True, False], range=["circle", "triangle-right"])
     yield (
         alt.Chart(data(points))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from deploy.analysis import columns
+from deploy.analysis.columns import SPANS
+from deploy.analysis.export.columns import TABLES
 from deploy.analysis.page.sections import Part, Section
 from deploy.analysis.page.tables import Head, Row, Table, text
 from deploy.labels import UNKNOWN, value_text
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deploy.analysis.reading.rows import Dataset
+    from deploy.analysis.trace.write import Traced
 
 TRACE = "trace.json"
-ABOUT = {each.name: each.about for each in vars(columns).values() if isinstance(each, columns.Table)}
+ABOUT = {each.name: f"a row is {each.about}" for each in (SPANS, *TABLES)}
 
 
 class Download(msgspec.Struct, frozen=True):
@@ -30,17 +32,24 @@ class Download(msgspec.Struct, frozen=True):
     about: str
 
 
-def downloads(run: Path) -> tuple[Download, ...]:
-    """Return what lies in the run directory for other programs; `report/` itself must be written by then."""
-    return tuple(_downloads(run))
+def downloads(run: Path, traced: Traced | None = None) -> tuple[Download, ...]:
+    """Return what lies in the run directory for other programs: tables, and the trace if there is one."""
+    return tuple(_downloads(run, traced))
 
 
-def _downloads(run: Path) -> Iterator[Download]:
+def _downloads(run: Path, traced: Traced | None) -> Iterator[Download]:
     tables = sorted(path for path in (*run.glob("*.parquet"), *run.glob("tables/*")) if path.is_file())
     for path in tables:
         yield Download(f"../{path.relative_to(run)}", path.name, ABOUT.get(path.stem, ""))
-    for path in sorted((run / "report").glob(f"{TRACE}*")):
-        yield Download(path.name, path.name, "the run's time line, for ui.perfetto.dev and chrome://tracing")
+    if traced is not None:
+        name = traced.path.name
+        yield Download(name, name, f"the run's time line, for ui.perfetto.dev and chrome://tracing{_cut(traced)}")
+
+
+def _cut(traced: Traced) -> str:
+    """Say how many rounds did not fit into the trace; nothing where all did."""
+    whole = traced.rounds + traced.rounds_left_out
+    return f", without the last {traced.rounds_left_out} of {whole} rounds" if traced.rounds_left_out else ""
 
 
 def hosts(dataset: Dataset) -> Section:

@@ -39,12 +39,18 @@
   const shown = () => select?.value ?? "all";
   const SIGNAL = "shown_condition";
   const filtered = (name) => (specs[name].params ?? []).some((param) => param.name === SIGNAL);
+  const follows = (name) => specs[name].usermeta?.follows_condition;
+  const choose = (name, view) => {
+    if (filtered(name)) view.signal(SIGNAL, shown());
+    const { signal, values } = follows(name) ?? { values: {} };
+    if (shown() in values) view.signal(signal, values[shown()]); // a menu of its own, that goes along
+  };
   const views = new Map();
   // Legends are laid out for a width that is fixed meanwhile: one that follows the chart's would wrap after Vega has
   // fitted the chart into its box, and be cut off. So first with one entry a row, then for the width that is left.
   const fit = async (place, view) => {
     const width = place.clientWidth;
-    await view.signal("width", width).signal("legend_px", 1).resize().runAsync();
+    await view.signal("width", width).signal("box_px", width).signal("legend_px", 1).resize().runAsync();
     await view.signal("legend_px", view.width()).resize().runAsync();
     place.dataset.width = width;
   };
@@ -61,7 +67,7 @@
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config, tooltip: { theme: dark ? "dark" : "light" } };
     const drawn = vegaEmbed(place, specs[name], options).then(async ({ view }) => {
-      if (filtered(name)) view.signal(SIGNAL, shown());
+      choose(name, view);
       await fit(place, view);
       place.dataset.drawn = shown();
       place.style.minHeight = "";
@@ -93,9 +99,10 @@
       row.hidden = condition !== "all" && row.dataset.condition !== condition;
     }
     for (const [name, drawn] of views) {
-      if (!filtered(name)) continue;
+      if (!filtered(name) && !follows(name)) continue;
       const view = await drawn;
-      await view.signal(SIGNAL, condition).runAsync();
+      choose(name, view);
+      await view.runAsync();
       document.getElementById(name).dataset.drawn = condition;
     }
   };

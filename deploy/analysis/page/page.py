@@ -99,8 +99,9 @@ def _environment() -> Environment:
 
 
 def _glued(text: str) -> str:
-    """Put a no-break space between a number and its unit."""
-    return re.sub(r"(?<=[\d)]) (?=(?:s|ms|%|ppm|\N{MULTIPLICATION SIGN})(?!\w))", "\N{NO-BREAK SPACE}", text)
+    """Put no-break spaces between a number and its unit, and around the sign of equality."""
+    text = re.sub(r"(?<=[\d)]) (?=(?:s|ms|%|ppm|Mbit/s|\N{MULTIPLICATION SIGN})(?!\w))", "\N{NO-BREAK SPACE}", text)
+    return text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
 
 
 def _height(svg: str) -> str:

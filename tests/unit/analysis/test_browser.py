@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import polars as pl
 import pytest
 from playwright.sync_api import sync_playwright
 
+from deploy.analysis.comparing import figures as comparing
+from deploy.analysis.comparing.match import compare
+from deploy.analysis.comparing.runs import read_runs
+from deploy.analysis.comparing.write import page as comparing_page
 from deploy.analysis.figures.catalogue import figures
 from deploy.analysis.figures.render import on_page
 from deploy.analysis.page.library import bundling
@@ -23,12 +28,13 @@ from deploy.analysis.statistics.conditions import analyse
 from flcommon.delay import Constant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import ModuleType
 
     from playwright.sync_api import Browser, Locator, Page
 
+    from deploy.analysis.figures.figure import Figure
     from deploy.analysis.statistics.conditions import Analysis
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -101,10 +107,13 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def visit(browser: Browser, file: Path, size: tuple[int, int] = DESKTOP, **options: Any) -> Iterator[Visit]:
-    """Open a page in a profile of its own, from file://."""
+def visit(
+    browser: Browser, file: Path, size: tuple[int, int] = DESKTOP, init: str = "", **options: Any
+) -> Iterator[Visit]:
+    """Open a page in a profile of its own, from file://; `init` is a script that runs before its own."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
     context.set_default_timeout(15_000)
+    context.add_init_script(init)
     seen = Visit(context.new_page())
     seen.page.on("console", lambda message: seen.complaints.append(message.text))
     seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
@@ -124,8 +133,8 @@ def written(analysis: Analysis, file: Path, pictures: Sequence[Picture] = (), sc
     return file
 
 
-def pictures(analysis: Analysis) -> list[Picture]:
-    """Return all figures; what stands in for the drawn ones is as high as most are."""
+def pictures(found: Iterable[Figure]) -> list[Picture]:
+    """Return figures for a page; what stands in for the drawn ones is as high as most are."""
     return [
         Picture(
             name=each.name,
@@ -136,7 +145,7 @@ def pictures(analysis: Analysis) -> list[Picture]:
             spec=on_page(each),
             svg='<svg height="300"></svg>',
         )
-        for each in figures(analysis)
+        for each in found
     ]
 
 
@@ -150,12 +159,17 @@ def swept(tmp_path_factory: pytest.TempPathFactory, kit: ModuleType) -> Analysis
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, swept: Analysis) -> Path:
-    """Their page, with 13 figures."""
+def library() -> str:
+    """The chart library."""
     with bundling() as script:
-        library = script()
+        return script()
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, swept: Analysis, library: str) -> Path:
+    """Their page, with 13 figures."""
     assert len(library) < LIBRARY_BYTES
-    return written(swept, tmp_path_factory.mktemp("page") / "index.html", pictures(swept), library)
+    return written(swept, tmp_path_factory.mktemp("page") / "index.html", pictures(figures(swept)), library)
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +242,18 @@ def test_tables_sort_both_ways_by_value_with_the_keyboard_too(opened: Visit) -> 
         opened.head("conditions-table", "p").get_by_role("button").click()
 
 
+def test_tables_fit_and_what_does_not_keeps_its_first_column(opened: Visit) -> None:
+    """On a desktop all parts of a round are to be seen at once; on a phone the condition stays beside each number."""
+    box = opened.page.get_by_role("region", name="Parts of a round by condition")
+    assert box.evaluate("each => each.scrollWidth - each.clientWidth") == 0
+    opened.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    assert box.evaluate("each => { each.scrollLeft = 400; return each.scrollLeft; }") == 400
+    first = box.locator("tbody th").first
+    assert abs((first.bounding_box() or {})["x"] - (box.bounding_box() or {})["x"]) < 1
+    opened.page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
+    opened.page.wait_for_function(FITTED)
+
+
 def test_unknown_values_sort_last(browser: Browser, tmp_path: Path, kit: ModuleType) -> None:
     trials = [
         kit.FakeTrial(
@@ -274,6 +300,19 @@ def test_a_condition_can_be_shown_alone(opened: Visit) -> None:
     assert [opened.counted(*each) for each in looked] == before
 
 
+def test_the_time_line_goes_along_with_the_condition_and_keeps_its_menu(opened: Visit) -> None:
+    """Whoever then takes another trial from its menu sees that one."""
+    menu = opened.page.locator("#figure-timeline select")
+    for condition in ("p = 0, d = 0.4 s", "p = 1, d = 0.5 s"):
+        opened.show(condition)
+        assert menu.locator("option:checked").inner_text() == condition
+    injected = opened.page.locator("#figure-timeline [aria-label*='what: injected']")
+    assert injected.count() == 3 * 3
+    menu.select_option(label="p = 0, d = 0.3 s")
+    opened.page.wait_for_function("() => !document.querySelector(\"#figure-timeline [aria-label*='what: injected']\")")
+    opened.show("all")
+
+
 def test_the_contents_lead_to_every_section(opened: Visit) -> None:
     """On a phone too: a list that opens, closes once something was chosen, and brings it into sight."""
     opened.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
@@ -296,13 +335,60 @@ def test_a_print_shows_what_is_folded(opened: Visit) -> None:
         assert folded.evaluate("each => each.open") is shown
 
 
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory, kit: ModuleType, library: str) -> Path:
+    """The page of two runs, of six conditions and two repeats each."""
+    rng = random.Random(1)  # noqa: S311 - noise for a picture
+    runs = []
+    for name in ("bench-1", "bench-2"):
+        run = kit.FakeRun(
+            tmp_path_factory.mktemp(name), kit.sweep([Constant(0.3)], 2, 2, lambda: rng.gauss(0, 1)), lab=name
+        )
+        manifest = msgspec.structs.replace(run.manifest, campaign=name)
+        (run.write() / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+        runs.append(run.folder)
+    found = compare(read_runs(runs))
+    drawings = Drawings(pictures=tuple(pictures(comparing.figures(found))), script=library)
+    file: Path = tmp_path_factory.mktemp("compared") / "compare.html"
+    file.write_text(comparing_page(found, ["What was found."], drawings), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "dark"), (PHONE, "light")])
+def test_a_comparison_is_drawn_offline_without_complaint(
+    browser: Browser, comparison: Path, size: tuple[int, int], scheme: str
+) -> None:
+    """Points and intervals of both runs, whole legends, and the filter."""
+    with visit(browser, comparison, size, color_scheme=scheme) as seen:
+        seen.page.wait_for_function(ALL_DRAWN)
+        assert (seen.complaints, seen.asked) == ([], [])
+        assert seen.page.evaluate(OVERFLOW) == 0
+        assert seen.page.evaluate(CUT_LEGENDS) == []
+        for figure, count in (("figure-compare", 12), ("figure-ratio", 6)):
+            assert (seen.counted(figure, "circle"), seen.counted(figure, "rule mark")) >= (count, count)
+        seen.show("p = 0.4, d = 0.3 s")
+        assert seen.counted("figure-compare", "circle") == 2
+        assert seen.column("time-table", "run") == ["bench-1", "bench-2"]
+
+
+def test_a_chart_is_drawn_when_it_is_about_to_be_seen(browser: Browser, comparison: Path) -> None:
+    """Even in a browser that is never idle; until then, nothing is drawn that is far away."""
+    never = "window.requestIdleCallback = window.setTimeout = () => 0"
+    with visit(browser, comparison, (PHONE[0], 300), init=never) as seen:
+        chart = seen.page.locator("#figure-ratio")
+        assert chart.get_attribute("data-drawn") is None
+        chart.evaluate("each => each.scrollIntoView()")
+        seen.page.wait_for_function("() => document.getElementById('figure-ratio').dataset.drawn")
+        assert seen.counted("figure-ratio", "circle") == 6
+
+
 def test_a_large_run_stays_small(tmp_path: Path, kit: ModuleType) -> None:
     """18 conditions, 30 rounds, 10 clients: the page, with each still picture as large as may be, is below 15 MB."""
     rng = random.Random(1)  # noqa: S311 - noise for a picture
     clients = tuple(f"host-{number}" for number in range(10))
     trials = kit.sweep([Constant(0.3), Constant(0.4), Constant(0.5)], 1, 30, lambda: rng.gauss(0, 1), clients)
     analysis = analyse(read_dataset(kit.FakeRun(tmp_path, trials, clients, whole=True).write()))
-    shown = pictures(analysis)
+    shown = pictures(figures(analysis))
     bytes_of_page = written(analysis, tmp_path / "index.html", shown).stat().st_size
     assert bytes_of_page + len(shown) * STILL_LIMIT + LIBRARY_BYTES < 15_000_000
 

@@ -74,13 +74,14 @@ def test_captions_are_latex_whatever_stands_in_them() -> None:
         caption="± 2 ms, #1 ~ ^.",
         alt="",
         use="Click.",
+        terms="Y: a word.",
         spec={},
     )
     text = paper.captions([figure])
     assert (
-        r"\caption{5 \% of a\_b. \{x\} \& \textbackslash{}y. $\pm$ 2 ms, \#1 \textasciitilde{} \textasciicircum{}.}"
-        in text
-    )
+        r"\caption{5 \% of a\_b. \{x\} \& \textbackslash{}y. $\pm$ 2 ms, \#1 \textasciitilde{} \textasciicircum{}."
+        " Y: a word.}"
+    ) in text
     assert r"\includegraphics{figure-x-1col.pdf}" in text
     assert "Click" not in text
 

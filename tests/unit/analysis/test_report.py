@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from deploy.analysis.export.columns import TABLES
 from deploy.analysis.figures.catalogue import main_figure
 from deploy.analysis.page.conditions import delay_check
+from deploy.analysis.page.origin import downloads
 from deploy.analysis.page.page import Drawings, page
 from deploy.analysis.page.words import headlines
 from deploy.analysis.reading.dataset import read_dataset
 from deploy.analysis.report import write_report
 from deploy.analysis.statistics.conditions import analyse
+from deploy.analysis.trace.write import Traced
 from deploy.errors import DeployError, InputError
 from flcommon.delay import Constant, Delay, Uniform
 from flcommon.job import Stop
@@ -115,6 +118,16 @@ def test_page_is_self_contained_and_small(summary: Summary) -> None:
     assert all((index.parent / link).is_file() for link in files)
     assert {link.removeprefix("#") for link in page.links} - set(files) <= page.ids
     assert index.stat().st_size < 2_000_000
+
+
+def test_every_download_says_what_it_is_and_a_trace_what_it_leaves_out(sweep_run: Path, summary: Summary) -> None:
+    whole = Traced(path=sweep_run / "report" / "trace.json", slices=9, arrows=0, rounds=54, rounds_left_out=0)
+    found = {each.name: each.about for each in downloads(sweep_run, whole)}
+    assert {"dataset.parquet", "trace.json", *(f"{table.name}.parquet" for table in TABLES)} == set(found)
+    assert all(found.values())
+    assert found["trials.parquet"] in read(summary.page).text
+    *_, cut = downloads(sweep_run, msgspec.structs.replace(whole, rounds=50, rounds_left_out=4))
+    assert cut.about == f"{found['trace.json']}, without the last 4 of 54 rounds"
 
 
 def test_headline_compares_measured_with_theory(tmp_path: Path, kit: ModuleType) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from deploy.labels import MINUS, UNKNOWN, count_text, settings_text, significant, span_text
+from deploy.labels import MINUS, UNKNOWN, count_text, settings_text, signed, significant, span_text
 from deploy.links import SETTABLE
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ def test_an_interval_that_is_open_to_one_side_is_a_bound() -> None:
     assert span_text("1.60", None) == "≥ 1.60"
     assert span_text(None, "2.10") == "≤ 2.10"
     assert span_text(None, None) == UNKNOWN
+
+
+def test_a_sign_is_set_once_whichever_the_minus_was() -> None:
+    said = [signed(each) for each in ("1.2", "-1.2", f"{MINUS}1.2", "-0.00", f"{MINUS}0", "0.0", UNKNOWN)]
+    assert said == ["+1.2", f"{MINUS}1.2", f"{MINUS}1.2", "0.00", "0", "0.0", UNKNOWN]
 
 
 def test_numbers_are_written_without_exponents_hyphens_and_wrong_plurals() -> None:
