@@ -216,6 +216,7 @@ STRAGGLERS = Table(
         Column("rounds", INT, "", "rounds that it trained in"),
         Column("last", INT, "", "of them, those in which it was last"),
         Column("share", F, "", "last ÷ rounds"),
+        Column("chance", F, "", "the share of one of equal clients: the mean of 1 ÷ clients that trained in the round"),
         Column("compute", INT, "", "of those in which it was last, because of its compute time"),
         Column("injected", INT, "", "because of the injected delay"),
         Column("network", INT, "", "because of the network"),

@@ -60,7 +60,10 @@ def write_report(run: Path, *, csv: bool = False, paper: bool = False) -> Summar
         if paper and analysis.dataset.complete:
             _write_paper(analysis, run / "report" / PAPER)
     except OSError as error:
-        raise DeployError(f"{run}: the report cannot be written: {error.strerror}") from error
+        # polars' own errors have no file name
+        raise DeployError(
+            f"{error.filename or run}: the report cannot be written: {error.strerror or error}"
+        ) from error
     return summary
 
 

@@ -84,7 +84,7 @@ def replay(stays: pl.DataFrame, changes: Sequence[Change] = CHANGES) -> pl.DataF
 
 
 def _without_hosts(stays: pl.DataFrame) -> pl.DataFrame:
-    """Return what each round would save without the host that was last in a leg; without others it saves nothing."""
+    """Return what each round would save without the host that was last in a leg: all of one in which it was alone."""
     busy = pl.col("busy_s")
     legs = (
         stays.sort(*LEG, "busy_s", maintain_order=True)

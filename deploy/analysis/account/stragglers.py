@@ -39,7 +39,10 @@ def stragglers(lives: pl.DataFrame, rounds: pl.DataFrame) -> pl.DataFrame:
         pl.col("condition").is_not_null() & pl.col("last").is_not_null() & ~pl.col("settling") & ~pl.col("control")
     )
     trained = lives.filter("trains").select(*PLACE, "client").unique()
-    found = trained.join(counted.select(*PLACE, "condition", "last", "cause", "lost_s"), on=PLACE)
+    chance = trained.group_by(PLACE).agg(chance=1 / pl.len())
+    found = trained.join(counted.select(*PLACE, "condition", "last", "cause", "lost_s"), on=PLACE).join(
+        chance, on=PLACE
+    )
     overall = found.with_columns(condition=pl.lit(None, pl.Int64))
     both = pl.concat([found, overall.select(found.columns)])
     was = pl.col("client") == pl.col("last")
@@ -49,6 +52,7 @@ def stragglers(lives: pl.DataFrame, rounds: pl.DataFrame) -> pl.DataFrame:
             rounds=pl.len().cast(pl.Int64),
             last=was.sum().cast(pl.Int64),
             share=was.mean(),
+            chance=pl.col("chance").mean(),
             **{cause: (was & (pl.col("cause") == cause)).sum().cast(pl.Int64) for cause in CAUSES},
             lost_s=pl.col("lost_s").filter(was).sum(),
         )

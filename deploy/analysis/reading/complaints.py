@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from deploy.troubles import app_raised, losses, refused
-from flcommon.events import AppRaised, Failed, JobAccepted, Refused, ReplyReceived
+from flcommon.events import SCHEMA_VERSION, AppRaised, Failed, JobAccepted, Refused, ReplyReceived
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,10 @@ def complaints(run: Path, campaign: str, host: str, logs: Logs) -> Iterator[str]
     starts = sum(isinstance(event, JobAccepted) for event in told)
     if starts > 1:
         yield f"its process was started again{f' {starts - 1} times' if starts > 1 + 1 else ''}"
+    versions = {stamp.v for stamp, event in logs.told(host) if isinstance(event, JobAccepted)} - {SCHEMA_VERSION}
+    if versions:
+        found = f"its log has schema {min(versions)}, this version reads {SCHEMA_VERSION}"
+        yield f"{found}: what stands in it may mean something else"
     yield from losses(told)
     yield from _counted(run, host, told)
     yield from _replies(logs, host)

@@ -357,3 +357,19 @@ def test_rounds_that_settle_are_marked_and_counted_nowhere(kit: ModuleType) -> N
     assert found.rounds["settling"].to_list() == [True] + [False] * 7
     assert found.stragglers["rounds"].to_list() == [7] * 4
     assert found.what_if["rounds"].unique().to_list() == [8]
+
+
+def test_by_chance_each_of_those_that_trained_is_last_as_often(kit: ModuleType) -> None:
+    """Where a strategy chooses who trains, that is not one in all clients: a was one of two, of three, and alone."""
+    log = Log()
+    for number, who in enumerate(("ab", "abc", "a"), 1):
+        log.round(number, 1000 * number, 1000 * number + 1000)
+        for place, client in enumerate(who):
+            log.task(number, client, 1000 * number + 10, Life(compute=100 + place))
+    rows = account(log.dataset(kit)).stragglers.filter(condition=0)
+    shares = {row["client"]: (row["rounds"], row["share"], row["chance"]) for row in rows.to_dicts()}
+    assert shares == {
+        "a": (3, pytest.approx(1 / 3), pytest.approx((1 / 2 + 1 / 3 + 1) / 3)),
+        "b": (2, 0.5, pytest.approx((1 / 2 + 1 / 3) / 2)),
+        "c": (1, 1.0, pytest.approx(1 / 3)),
+    }

@@ -153,6 +153,16 @@ def rewritten(run: Path, host: str, story: list[tuple[float, object]]) -> None:
     log.close()
 
 
+def test_a_log_of_another_schema_is_a_problem(tmp_path: Path, kit: ModuleType) -> None:
+    """It is read as far as it can be, and the reader is warned of it."""
+    run = kit.FakeRun(tmp_path, [kit.FakeTrial(kit.plan(0), [kit.simple_round(1.0)])]).write()
+    log = run / "raw" / "pc-c" / "events.jsonl"
+    log.write_text(log.read_text().replace('{"v":1,', '{"v":2,'))
+    dataset = read_dataset(run)
+    assert [each for each in dataset.problems if each.startswith("pc-c: its log has schema 2, this version reads 1")]
+    assert dataset.works.filter(client="pc-c").height == 1
+
+
 @pytest.mark.parametrize("lost_start", [False, True])
 def test_no_duration_runs_from_one_process_to_the_next(tmp_path: Path, kit: ModuleType, *, lost_start: bool) -> None:
     """A client that was started again has another clock: what its last process did counts, if its log says so."""

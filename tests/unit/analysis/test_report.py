@@ -266,8 +266,14 @@ def test_no_run_directory_is_an_input_error(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-def test_report_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path, kit: ModuleType) -> None:
+@pytest.mark.parametrize("name", ["report", "tables", "report/index.html", "report/figure-old.svg", "dataset.parquet"])
+def test_what_is_in_the_way_of_a_report_is_named(tmp_path: Path, kit: ModuleType, name: str) -> None:
+    """A file where a folder belongs, a folder where a file does."""
     kit.FakeRun(tmp_path, []).write()
-    (tmp_path / "report").write_text("in the way")
-    with pytest.raises(DeployError, match="the report cannot be written"):
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("here") if name in {"report", "tables"} else place.mkdir()
+    with pytest.raises(
+        DeployError, match=rf"{re.escape(str(place))}: the report cannot be written: (File exists|Is a d)"
+    ):
         write_report(tmp_path)
