@@ -76,6 +76,7 @@ def vega_config(scheme: Scheme, background: str) -> dict[str, Any]:
             "titleFontWeight": "normal", "titlePadding": 8, "gridColor": scheme.rule, "domainColor": scheme.rule,
             "tickColor": scheme.rule, "labelLimit": 180,
         },
+        "axisQuantitative": {"labelSeparation": 6},
         "legend": {
             "orient": "top", "direction": "horizontal", "labelColor": scheme.ink, "titleColor": scheme.ink,
             "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titleOrient": "left",
