@@ -80,9 +80,15 @@ def _compared(effect: Effect, ours: Condition, theirs: Condition) -> str:
     times, span = _times(effect.ratio)
     where = f"{_at(ours.plan).capitalize()} {place(ours.plan)}"
     start = f"{where} {what_took(ours.plan)} {times} as long as {_against(effect, theirs.plan)}{span}"
+    if ours.censored or theirs.censored:
+        return f"{start}; that is of trials that got there, {_reached(ours)} against {_reached(theirs)}."
     if not ours.expected_s or not theirs.expected_s or not delayed or severity_s(ours, 1) == 0:
         return f"{start}."
     return f"{start}; theory expects {times_text(ours.expected_s / theirs.expected_s)}."
+
+
+def _reached(condition: Condition) -> str:
+    return f"{condition.complete - condition.censored} of {condition.complete}"
 
 
 def _against(effect: Effect, theirs: PlannedTrial) -> str:
@@ -148,8 +154,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def _alone(slowest: Condition) -> str:
-    start = f"At {place(slowest.plan)} {what_took(slowest.plan)} {seconds_text(slowest.total_s)} s"
-    return f"{start}; theory expects {seconds_text(slowest.expected_s)} s." if slowest.expected_s else f"{start}."
+    return f"At {place(slowest.plan)} {what_took(slowest.plan)} {seconds_text(slowest.total_s)} s."
 
 
 def _range(timed: list[Condition]) -> str:

@@ -43,22 +43,22 @@ def _stragglers(analysis: Analysis) -> Iterator[str]:
     """Yield who was last most often, and why, if that is more than chance would do."""
     whole = analysis.account.stragglers.filter(pl.col("condition").is_null())
     rows = whole.sort("last", descending=True).to_dicts()
-    if len(rows) < 2 or not rows[0]["last"]:  # noqa: PLR2004 - one client alone keeps nobody waiting
+    if len(rows) < 2 or not rows[0]["last"] or rows[0]["rounds"] < 2:  # noqa: PLR2004 - one alone tells nothing
         return
-    first, clients = rows[0], len(rows)
-    share = share_text(first["share"])
-    if _by_chance(first["last"], first["rounds"], clients) >= _LEVEL:
-        most = f"most often it was {first['client']}, in {share} of rounds"
-        yield f"No client was last more often than chance allows; {most}."
+    first = rows[0]
+    every = len({row["rounds"] for row in rows}) == 1
+    often = f"in {share_text(first['share'])} of {'' if every else 'its '}rounds"
+    if _by_chance(first, len(rows)) >= _LEVEL:
+        yield f"No client was last more often than chance allows; most often it was {first['client']}, {often}."
     else:
-        yield f"{first['client']} was last in {share} of rounds{_because(first)}."
+        yield f"{first['client']} was last {often}{_because(first)}."
 
 
-def _by_chance(last: int, rounds: int, clients: int) -> float:
+def _by_chance(row: Mapping[str, Any], clients: int) -> float:
     """Return how likely at most one of equal clients is last so often: the binomial tail times their number."""
     from scipy.special import bdtrc  # noqa: PLC0415 - scipy takes 0.2 s to import
 
-    return clients * float(bdtrc(last - 1, rounds, 1 / clients))
+    return clients * float(bdtrc(row["last"] - 1, row["rounds"], row["chance"]))
 
 
 def _because(row: Mapping[str, Any]) -> str:
@@ -74,17 +74,17 @@ def _agreement(analysis: Analysis) -> Iterator[str]:
     judged = [each for each in analysis.conditions if each.agrees is not None]
     off = [each.label for each in judged if not each.agrees]
     if judged:
-        which = f" (not at {_some(off)})" if off else ""
-        where = f"{_count(len(off), len(judged))}{which}"
-        yield f"Measurement agrees with theory in {where}, at the 5 % level{_drawn(analysis)}."
+        yield f"Measurement {_verdict(off, len(judged))}, at the 5 % level{_drawn(analysis)}."
     else:
         yield from _gaps(analysis)
 
 
-def _count(off: int, judged: int) -> str:
-    if not off:
-        return f"all {judged} conditions" if judged > 1 else "the condition that was tested"
-    return f"{judged - off or 'none'} of {judged} conditions"
+def _verdict(off: Sequence[str], judged: int) -> str:
+    """Say in how many of the conditions that were tested nothing speaks against theory, and which the others are."""
+    if judged == 1:
+        return f"{'does not agree' if off else 'agrees'} with theory in the condition that was tested"
+    where = f"all {judged} conditions" if not off else f"{judged - len(off) or 'none'} of {judged} conditions"
+    return f"agrees with theory in {where}{f' (not at {_some(off)})' if off else ''}"
 
 
 def _some(labels: Sequence[str]) -> str:

@@ -99,7 +99,7 @@ def delayed(kit: ModuleType, **known: Any) -> list[Condition]:
 def stragglers(*rows: dict[str, Any]) -> Account:
     """Make an account of stragglers over all conditions."""
     nothing = {"condition": None, "compute": 0, "injected": 0, "network": 0, "engine": 0, "lost_s": 1.0}
-    whole = [nothing | row | {"share": row["last"] / row["rounds"]} for row in rows]
+    whole = [nothing | {"chance": 1 / len(rows)} | row | {"share": row["last"] / row["rounds"]} for row in rows]
     return Account(stragglers=pl.DataFrame(whole, schema=STRAGGLERS.schema))
 
 
@@ -261,6 +261,30 @@ def test_who_was_last(kit: ModuleType, rows: list[tuple[int, dict[str, int]]], s
     ]
     found = headlines(analysis(kit, [condition(kit.plan(0), 5.0)], account=stragglers(*made)))
     assert found[1:] == said
+
+
+def test_of_clients_that_sit_out_rounds_chance_is_that_of_those_who_trained(kit: ModuleType) -> None:
+    """Two of ten equal clients a round: each is last in half of its rounds, and 64 % of 50 is no more than luck."""
+    made = [{"client": f"c{i}", "rounds": 50 + i % 3, "last": 32 - i, "chance": 0.5, "compute": 32} for i in range(10)]
+    found = headlines(analysis(kit, [condition(kit.plan(0), 5.0)], account=stragglers(*made)))
+    assert found[1:] == (
+        "No client was last more often than chance allows; most often it was c0, in 64 % of its rounds.",
+    )
+
+
+@pytest.mark.parametrize(("agrees", "said"), [(True, "agrees"), (False, "does not agree")])
+def test_of_one_condition_the_verdict_is_its_own(kit: ModuleType, *, agrees: bool, said: str) -> None:
+    delay = Delay(0.5, Constant(5.0))
+    found = headlines(analysis(kit, [condition(kit.plan(0, delay), 5.0, agrees=agrees)]))
+    assert f"Measurement {said} with theory in the condition that was tested, at the 5 % level." in found
+
+
+def test_a_comparison_of_those_that_got_there_says_how_many_did(kit: ModuleType) -> None:
+    """What never reached the target is in no mean: twice as long among survivors is no theory's to expect."""
+    conditions = delayed(kit, censored=4, complete=6)
+    made = effect("delay.probability", estimate(10.5), estimate(3.1, 3.0, 3.2))
+    (first, *_) = headlines(analysis(kit, conditions, effects=(made,)))
+    assert first.endswith("(95 % interval 3.0 to 3.2); that is of trials that got there, 2 of 6 against 1 of 1.")
 
 
 @pytest.mark.parametrize(
