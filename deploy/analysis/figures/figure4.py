@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from statistics import median
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -144,7 +144,7 @@ def _intervals(condition: Condition) -> dict[str, Any]:
 
 
 def _theory(line: Line, analysis: Analysis) -> Iterator[dict[str, Any]]:
-    """Draw E[T] over the swept probabilities, for as many rounds as the line's median trial had."""
+    """Draw E[T] over the swept probabilities, for as many rounds as the trials of the line had in the mean."""
     base = analysis.baselines[base_key(line.trials[0].plan)]
     rounds = [len(trial.rounds) for trial in line.trials if trial.timed]
     if base is None or line.delay is None or not rounds:
@@ -152,7 +152,7 @@ def _theory(line: Line, analysis: Analysis) -> Iterator[dict[str, Any]]:
     low, high = min(map(_probability, line.trials)), max(map(_probability, line.trials))
     for p in (low + (high - low) * i / GRID for i in range(GRID + 1)):
         delay = msgspec.structs.replace(line.delay, probability=p)
-        time_s = expected_s(median(rounds), base, delay, analysis.clients, line.trials[0].plan.injected_share)
+        time_s = expected_s(fmean(rounds), base, delay, analysis.clients, line.trials[0].plan.injected_share)
         yield {"p": round(p, 6), "at": round(p, 6), "d": line.label, "time_s": time_s, "kind": THEORY}
 
 
