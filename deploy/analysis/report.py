@@ -105,16 +105,7 @@ def _pictures(analysis: Analysis, folder: Path) -> tuple[Picture, ...]:
     from deploy.analysis.figures import catalogue, render  # noqa: PLC0415
 
     return tuple(
-        Picture(
-            name=each.name,
-            title=each.title,
-            subtitle=each.subtitle,
-            caption=each.caption + each.use,
-            alt=each.alt,
-            spec=render.on_page(each),
-            svg=render.save(each, folder),
-        )
-        for each in catalogue.figures(analysis)
+        Picture.of(each, render.on_page(each), render.save(each, folder)) for each in catalogue.figures(analysis)
     )
 
 

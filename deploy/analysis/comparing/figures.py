@@ -102,10 +102,10 @@ def _spec(
     rows: Rows, domain: Sequence[str], shown: Sequence[str], title: str, rule: float | None = None
 ) -> dict[str, Any]:
     order = list(dict.fromkeys(row["condition"] for row in rows))
-    y = alt.Y("condition:N", title=None, sort=order, axis=conditions_axis(order, labelLimit=170))
+    y = alt.Y("condition:N", title=None, sort=order, axis=conditions_axis(order, limit_px=170))
     offset = alt.YOffset("run:N", sort=list(shown))
     scale = alt.Scale(domain=list(domain))
-    color = alt.Color("run:N", title=None, scale=scale, legend=legend(shown, values=list(shown), symbolType="circle"))
+    color = alt.Color("run:N", title=None, scale=scale, legend=legend(shown, symbol="circle", only=True))
     tips = [
         alt.Tooltip("condition:N"), alt.Tooltip("run:N"), alt.Tooltip("value:Q", title=title, format=".3f"),
         alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f"), alt.Tooltip("trials:Q"),

@@ -85,16 +85,7 @@ def _draw(comparison: Comparison, folder: Path) -> Drawings:
         from deploy.analysis.figures import render  # noqa: PLC0415
 
         pictures = tuple(
-            Picture(
-                name=each.name,
-                title=each.title,
-                subtitle=each.subtitle,
-                caption=each.caption,
-                alt=each.alt,
-                spec=render.on_page(each),
-                svg=render.save(each, folder),
-            )
-            for each in figures(comparison)
+            Picture.of(each, render.on_page(each), render.save(each, folder)) for each in figures(comparison)
         )
         return Drawings(pictures=pictures, script=script() if pictures else "")
 

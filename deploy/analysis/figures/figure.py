@@ -27,6 +27,8 @@ FAR = 500
 """Of a larger span only the powers of ten fit on a phone."""
 SHOWN, ALL = "shown_condition", "all"
 """The signal that a page sets to a condition's label, and its value for all of them."""
+SQUARE = "square"
+"""A symbol of what fills areas: as strong as they are."""
 MOST_CLIENTS = 40
 """More rows than this nobody reads: figures with a row a client show those that matter most."""
 _SIGNIFICANT = 6
@@ -130,26 +132,35 @@ def faded(opacity: float) -> dict[str, Any]:
     return {"condition": {"test": test, "value": opacity}, "value": opacity / 6}
 
 
-def legend(names: Sequence[str], title: str = "", **properties: Any) -> alt.Legend:  # noqa: ANN401 - what Altair takes
-    """Return a legend with as many of `names` side by side as there is room for, beside the title."""
+def legend(names: Sequence[str], title: str = "", symbol: str = "", *, only: bool = False) -> alt.Legend:
+    """Return a legend with as many of `names` side by side as there is room for, beside the title.
+
+    `symbol` is Vega's name of one, where the mark's own does not do; `only` leaves out what the scale has besides.
+    """
     letters = max(map(len, names), default=1) + _SYMBOL_LETTERS
     room = f"{_LEGEND_PX} - {_LETTER_PX} * {len(title)}"
     columns = alt.ExprRef(f"max(1, floor(({room}) / ({_LETTER_PX} * {letters})))")
-    return alt.Legend(columns=columns, **properties)
+    return alt.Legend(
+        columns=columns,
+        values=list(names) if only else alt.Undefined,
+        symbolType=symbol or alt.Undefined,
+        symbolOpacity=1 if symbol == SQUARE else alt.Undefined,
+    )
 
 
-def conditions_axis(names: Iterable[str], **properties: Any) -> alt.Axis:  # noqa: ANN401 - what Altair takes
+def conditions_axis(names: Iterable[str], limit_px: int | None = None) -> alt.Axis:
     """Return an axis of conditions; long names of two parts have two lines where the figure is narrow."""
+    limit = alt.Undefined if limit_px is None else limit_px
     halves = [name.split(", ") for name in names]
     if max(map(len, map("".join, halves)), default=0) <= _SHORT or any(len(each) > 2 for each in halves):  # noqa: PLR2004
-        return alt.Axis(**properties)
+        return alt.Axis(labelLimit=limit)
     narrow = f"{_BOX_PX} < {_BROAD_PX}"
     return alt.Axis(
         labelExpr=f"{narrow} ? split(datum.label, ', ') : datum.label",
         labelFontSize=alt.ExprRef(f"{narrow} ? 10 : round(12 * {_LETTER_PX} / {LETTER_PX})"),
         labelLineHeight=11,
         labelOffset=alt.ExprRef(f"{narrow} ? -5 : 0"),
-        **properties,
+        labelLimit=limit,
     )
 
 

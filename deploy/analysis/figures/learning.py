@@ -140,12 +140,12 @@ class Colors:
             scale = alt.Scale(domain=names) if few else alt.Scale(domain=names, range=steps(len(names)))
             yield alt.Color(
                 "first:N", title=setting_name(self.key), sort=names, scale=scale,
-                legend=legend(names, setting_name(self.key), symbolType="stroke"),
+                legend=legend(names, setting_name(self.key), symbol="stroke"),
             )  # fmt: skip
         if self.dash:
             names = self.values[self.dash]
             scale = alt.Scale(domain=names, range=list(DASHES[: len(names)]))
-            entries = legend(names, setting_name(self.dash), symbolType="stroke")
+            entries = legend(names, setting_name(self.dash), symbol="stroke")
             yield alt.StrokeDash("second:N", title=setting_name(self.dash), sort=names, scale=scale, legend=entries)
 
 

@@ -11,6 +11,7 @@ from deploy.analysis.columns import PARTS, SHARES
 from deploy.analysis.figures.figure import (
     ALL,
     ROW_PX,
+    SQUARE,
     Figure,
     all_or_one,
     conditions_axis,
@@ -125,7 +126,7 @@ def _stack(rows: pl.DataFrame, order: Sequence[str], lane: str, colors: Mapping[
                 scale=alt.Scale(domain=list(order)),
                 axis=conditions_axis(order),
             ),
-            alt.Color("part:N", title=None, scale=scale, legend=legend(there, symbolType="square")),
+            alt.Color("part:N", title=None, scale=scale, legend=legend(there, symbol=SQUARE)),
             alt.Order("rank:Q"),
             tooltip=[
                 alt.Tooltip(f"{lane}:N"),

@@ -12,7 +12,7 @@ import altair as alt
 import msgspec
 import polars as pl
 
-from deploy.analysis.figures.figure import ALL, Span, data, layered, legend, one_at_a_time, rows_of, spec_of
+from deploy.analysis.figures.figure import ALL, SQUARE, Span, data, layered, legend, one_at_a_time, rows_of, spec_of
 from deploy.labels import significant
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _place(lanes: Lanes) -> dict[str, Any]:
         title=None,
         sort=kinds,
         scale=alt.Scale(domain=kinds),
-        legend=legend(kinds, symbolOpacity=1, symbolType="square"),
+        legend=legend(kinds, symbol=SQUARE),
     )
     return {"y": y, "yOffset": alt.YOffset("kind:N", sort=kinds, scale=alt.Scale(domain=kinds)), "color": color}
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from deploy.analysis.figures.figure import (
     ROW_PX,
+    SQUARE,
     Figure,
     all_or_one,
     conditions_axis,
@@ -142,7 +143,7 @@ def _marks(rows: pl.DataFrame, shown: list[str]) -> alt.Chart:
             ),
             alt.X2("right:Q"),
             alt.Y("last:N", title=None, sort=shown, scale=alt.Scale(domain=shown)),
-            alt.Color("cause:N", title=None, scale=scale, legend=legend(there, symbolType="square")),
+            alt.Color("cause:N", title=None, scale=scale, legend=legend(there, symbol=SQUARE)),
             tooltip=[
                 alt.Tooltip("last:N", title="last"),
                 "cause:N",

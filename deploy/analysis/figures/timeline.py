@@ -10,6 +10,7 @@ import msgspec
 import polars as pl
 
 from deploy.analysis.figures.figure import (
+    SQUARE,
     Figure,
     data,
     labels,
@@ -177,7 +178,7 @@ def _chart(bars: pl.DataFrame, analysis: Analysis, chosen: Chosen) -> alt.LayerC
         .mark_bar(clip=True)
         .encode(
             x, y, alt.X2("end_s:Q"),
-            alt.Color("what:N", title=None, sort=there, scale=colors, legend=legend(there, symbolType="square")),
+            alt.Color("what:N", title=None, sort=there, scale=colors, legend=legend(there, symbol=SQUARE)),
             tooltip=[
                 alt.Tooltip("host:N"),
                 alt.Tooltip("what:N"),

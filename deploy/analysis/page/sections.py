@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from deploy.analysis.page.tables import Table
+
+if TYPE_CHECKING:
+    from deploy.analysis.figures.figure import Figure
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +22,19 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     alt: str
     spec: dict[str, Any]
     svg: str
+
+    @classmethod
+    def of(cls, figure: Figure, spec: dict[str, Any], svg: str) -> Picture:
+        """Return a figure with its specification for a page, and as it was drawn; its caption says how to use it."""
+        return cls(
+            name=figure.name,
+            title=figure.title,
+            subtitle=figure.subtitle,
+            caption=figure.caption + figure.use,
+            alt=figure.alt,
+            spec=spec,
+            svg=svg,
+        )
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

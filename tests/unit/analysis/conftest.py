@@ -291,18 +291,7 @@ def pictures(found: Iterable[Figure]) -> list[Picture]:
     """Return figures for a page without drawing them; what stands in for the drawn ones is as high as most are."""
     from deploy.analysis.figures.render import on_page  # noqa: PLC0415 - Altair takes half a second to import
 
-    return [
-        Picture(
-            name=each.name,
-            title=each.title,
-            subtitle=each.subtitle,
-            caption=each.caption,
-            alt=each.alt,
-            spec=on_page(each),
-            svg='<svg height="300"></svg>',
-        )
-        for each in found
-    ]
+    return [Picture.of(each, on_page(each), '<svg height="300"></svg>') for each in found]
 
 
 @pytest.fixture(scope="session")
