@@ -34,9 +34,10 @@ check: $(VENV)/.test  ## lint, types, import boundaries
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.test  ## time the engine against Flower's own gRPC server, and 50 hosts against OpenSSH, each in one run
+bench: $(VENV)/.test  ## time the engine against Flower's own gRPC server, 50 hosts against OpenSSH, a report of a million events
 	$(BIN)/python bench/engine.py --quick
 	$(BIN)/python bench/fanout.py --hosts 50 --quick
+	$(BIN)/python bench/report.py --events 1
 
 clean:           ## remove the virtual environment and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
