@@ -57,6 +57,8 @@ class Relay:
 
     def close(self) -> None:
         for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # closing alone does not wake a thread that receives
             end.close()
 
 
