@@ -26,7 +26,7 @@ test-waiting: $(VENV)/.test
 	$(BIN)/python -m pytest $(WAITING)
 
 test-computing: $(VENV)/.test
-	$(BIN)/python -m pytest $(COMPUTING)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(COMPUTING)
 
 check: $(VENV)/.test  ## lint, types, import boundaries
 	$(BIN)/ruff check .
