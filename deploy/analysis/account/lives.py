@@ -9,9 +9,11 @@ from __future__ import annotations
 import polars as pl
 
 from deploy.analysis.account.spans import placed, previous
-from deploy.analysis.reading.messages import RESENT
+from deploy.analysis.reading.messages import RESENT, flagged
+from deploy.analysis.reading.works import is_training, of_kind
 
 PLACE = ("trial", "round")
+LEG = (*PLACE, "leg")
 STEPS = ("queue", "downlink", "decode", "compute", "injected", "encode", "uplink", "evaluate")
 """The parts of a round that a task's life has."""
 AMOUNTS = (*STEPS, "link", "uncertainty")
@@ -35,7 +37,7 @@ def lives(tasks: pl.DataFrame, rounds: pl.DataFrame) -> pl.DataFrame:
         "client",
         start_ns=pl.col("sent_ns") - handed_ns.round().cast(pl.Int64),
         end_ns=pl.when(pl.col("reply_received_ns") <= pl.col("over_ns")).then(whole_ns),
-        trains=_of_kind("train"),
+        trains=is_training(),
         logged=pl.col("client_s").is_not_null(),
         **_parts(),
     )
@@ -72,7 +74,7 @@ def _ways() -> dict[str, pl.Expr]:
 
     An instruction's first byte may have been sent more than once: what a broken connection cost is part of the way.
     """
-    again = pl.col("flags").fill_null("").str.contains(RESENT, literal=True)
+    again = flagged(frozenset({RESENT}))
     last_s = (pl.col("reply_received_ns") - pl.col("sent_ns")) / 1e9
     link_s = _known("down_injected_s") + _known("up_injected_s")
     half_s = (pl.col("round_trip_s") - pl.col("client_s") - link_s) / 2
@@ -91,7 +93,7 @@ def _ways() -> dict[str, pl.Expr]:
 
 
 def _parts() -> dict[str, pl.Expr]:
-    evaluates = _of_kind("evaluate")
+    evaluates = of_kind("evaluate")
     return {
         "queue": pl.col("_queue_s"),
         "downlink": pl.col("_down_s"),
@@ -108,11 +110,6 @@ def _parts() -> dict[str, pl.Expr]:
 
 def _known(name: str) -> pl.Expr:
     return pl.col(name).fill_null(0.0)
-
-
-def _of_kind(kind: str) -> pl.Expr:
-    """Tell tasks of one of Flower's message types, with or without an action's name: `train`, `train.one`."""
-    return (pl.col("kind") == kind) | pl.col("kind").str.starts_with(f"{kind}.")
 
 
 def _numbered(tasks: pl.DataFrame, keys: tuple[str, ...], name: str) -> pl.DataFrame:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import polars as pl
 
-from deploy.analysis.account.lives import PLACE, UNTOLD
+from deploy.analysis.account.lives import LEG, PLACE, UNTOLD
 from deploy.analysis.columns import WHAT_IF
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LEG = (*PLACE, "leg")
 WITHOUT_HOST = "without one host"
 
 

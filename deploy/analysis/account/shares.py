@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from deploy.analysis.account.lives import AMOUNTS, PLACE, sum_if_any
+from deploy.analysis.account.lives import AMOUNTS, LEG, PLACE, sum_if_any
 from deploy.analysis.account.path import covered, gaps
 from deploy.analysis.columns import CLIENTS, SHARES
 
 _OWN = (*PLACE, "client")
-_LEG = (*PLACE, "leg")
 
 
 def stays(turns: pl.DataFrame, legs: pl.DataFrame) -> pl.DataFrame:
@@ -17,13 +16,13 @@ def stays(turns: pl.DataFrame, legs: pl.DataFrame) -> pl.DataFrame:
 
     `busy_s` runs from the leg's start until then. Waiting until others' instructions were handed out is the engine's.
     """
-    found = turns.group_by(*_LEG, "client").agg(
+    found = turns.group_by(*LEG, "client").agg(
         *(pl.col(name).sum() for name in AMOUNTS),
         first_ns=pl.col("start_ns").min(),
         finish_ns=pl.col("end_ns").max(),
         logged=pl.col("logged").all(),
     )
-    found = found.join(legs, on=_LEG)
+    found = found.join(legs, on=LEG)
     return found.with_columns(
         busy_s=(pl.col("finish_ns") - pl.col("leg_start_ns")) / 1e9,
         network=pl.col("downlink") + pl.col("uplink"),
@@ -37,8 +36,8 @@ def shares(lives: pl.DataFrame, stays: pl.DataFrame, legs: pl.DataFrame, server:
     `server` has a row for each round: `round_s`, and `server` of it.
     """
     long_s = (pl.col("leg_end_ns") - pl.col("leg_start_ns")) / 1e9
-    asked = lives.select(*_LEG, "client").unique()
-    silent = asked.join(stays, on=[*_LEG, "client"], how="anti").join(legs, on=_LEG)
+    asked = lives.select(*LEG, "client").unique()
+    silent = asked.join(stays, on=[*LEG, "client"], how="anti").join(legs, on=LEG)
     unheard = silent.group_by(_OWN).agg(unheard=long_s.sum())
     whole = legs.group_by(PLACE).agg(whole=long_s.sum())
     known = ("compute", "evaluate", "injected", "network", "engine")

@@ -13,7 +13,6 @@ from deploy.analysis.account.shares import stays
 from deploy.analysis.columns import STRAGGLERS
 
 CAUSES = ("compute", "injected", "network", "engine")
-_LEG = (*PLACE, "leg")
 
 
 def last_ones(lives: pl.DataFrame, turns: pl.DataFrame, legs: pl.DataFrame) -> pl.DataFrame:

@@ -64,6 +64,12 @@ def labels(analysis: Analysis) -> dict[int, str]:
     return {each.plan.condition: each.label for each in analysis.conditions}
 
 
+def condition_of_trial(analysis: Analysis) -> pl.Expr:
+    """Return the number of the condition that a row's `trial` belongs to; null for the warm-up, and between trials."""
+    plans = {trial.plan.index: trial.plan.condition for trial in analysis.dataset.trials}
+    return pl.col("trial").replace_strict(plans, default=None, return_dtype=pl.Int64)
+
+
 def rows_of(frame: pl.DataFrame) -> Rows:
     """Return a frame's rows, with as many digits as a picture can show."""
     floats = pl.selectors.float()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from deploy.analysis.figures import spread
-from deploy.analysis.figures.figure import ALL, Figure, in_all_and_each, labels, left_out, most
-from deploy.analysis.reading.messages import INSEPARABLE
+from deploy.analysis.figures.figure import ALL, Figure, condition_of_trial, in_all_and_each, labels, left_out, most
+from deploy.analysis.reading.messages import INSEPARABLE, flagged
+from deploy.analysis.reading.works import is_training
 from deploy.labels import significant
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from deploy.analysis.statistics.conditions import Analysis
 
-TRAINING = pl.col("kind").str.split(".").list.first() == "train"
 DOWN, UP = "down: server to client", "up: client to server"
 SOURCES = {
     "idle": "idle connection, natural",
@@ -28,7 +28,7 @@ SOURCES = {
 
 def compute(analysis: Analysis) -> Figure | None:
     """Return compute times of training, a lane for each client; None when no client's log tells."""
-    tasks = analysis.dataset.tasks.filter(TRAINING & pl.col("compute_s").is_not_null() & (pl.col("trial") >= 0))
+    tasks = analysis.dataset.tasks.filter(is_training() & pl.col("compute_s").is_not_null() & (pl.col("trial") >= 0))
     if tasks.is_empty():
         return None
     values = _in_conditions(tasks.select("trial", host="client", value="compute_s"), analysis)
@@ -47,10 +47,7 @@ def compute(analysis: Analysis) -> Figure | None:
 def one_way(analysis: Analysis) -> Figure | None:
     """Return the natural times of messages one way, by client and direction; None where no clocks were compared."""
     tasks = analysis.dataset.tasks.filter(
-        TRAINING
-        & pl.col("down_s").is_not_null()
-        & (pl.col("trial") >= 0)
-        & ~pl.col("flags").fill_null("").str.contains_any(sorted(INSEPARABLE))
+        is_training() & pl.col("down_s").is_not_null() & (pl.col("trial") >= 0) & ~flagged(INSEPARABLE)
     )
     if tasks.is_empty():
         return None
@@ -115,9 +112,7 @@ def _unsure(values: pl.DataFrame) -> str:
 
 def _in_conditions(values: pl.DataFrame, analysis: Analysis) -> pl.DataFrame:
     """Give each value its condition, and once more "all"; what belongs to no trial is only in all."""
-    plans = {trial.plan.index: trial.plan.condition for trial in analysis.dataset.trials}
-    condition = pl.col("trial").replace_strict(plans, default=None, return_dtype=pl.Int64)
-    return in_all_and_each(values.with_columns(condition=condition), labels(analysis))
+    return in_all_and_each(values.with_columns(condition=condition_of_trial(analysis)), labels(analysis))
 
 
 def _hosts(analysis: Analysis, values: pl.DataFrame) -> list[str]:

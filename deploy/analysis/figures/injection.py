@@ -12,6 +12,7 @@ from deploy.analysis.figures.figure import (
     Figure,
     Rows,
     all_or_one,
+    condition_of_trial,
     data,
     labels,
     layered,
@@ -73,8 +74,7 @@ def delays(analysis: Analysis) -> pl.DataFrame:
 
 
 def _of_apps(analysis: Analysis) -> pl.DataFrame:
-    plans = {trial.plan.index: trial.plan.condition for trial in analysis.dataset.trials}
-    number = pl.col("trial").replace_strict(plans, default=None, return_dtype=pl.Int64)
+    number = condition_of_trial(analysis)
     tasks = analysis.dataset.tasks.filter((pl.col("delay_requested_s") > 0) & pl.col("delay_s").is_not_null())
     return tasks.select(
         kind=pl.lit(APP),

@@ -22,6 +22,7 @@ from deploy.analysis.figures.figure import (
     spec_of,
 )
 from deploy.analysis.figures.palette import SHARE_COLORS
+from deploy.analysis.reading.works import is_training
 from deploy.labels import count_text
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ UNKNOWN = "not known"
 COLORS = {name: SHARE_COLORS[name] for name in ("compute", "evaluate", "injected", "network", "waiting", "server")} | {
     UNKNOWN: SHARE_COLORS["unaccounted"]
 }
-_TRAINING = pl.col("kind").str.split(".").list.first() == "train"
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +109,7 @@ def _ns(seconds: str) -> pl.Expr:
 def _of_clients(tasks: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Yield what each client did; where its clock is not known, only that it had something to do."""
     base = tasks.with_columns(host=pl.col("client"))
-    kind = pl.when(_TRAINING).then(pl.lit("compute")).otherwise(pl.lit("evaluate"))
+    kind = pl.when(is_training()).then(pl.lit("compute")).otherwise(pl.lit("evaluate"))
     started, replied = pl.col("compute_started_ns"), pl.col("reply_received_ns")
     yield base.with_columns(what=kind, from_ns=started, to_ns=started + _ns("compute_s"))
     ended = pl.col("delay_ended_ns")

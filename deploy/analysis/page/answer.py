@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploy.analysis.statistics.reference import DELAY, LINK, Sweep, nothing_injected
+from deploy.analysis.statistics.reference import DELAY, LINK, Sweep, family, nothing_injected
 from deploy.labels import (
     PROBABILITY,
     SECONDS,
@@ -76,7 +76,7 @@ def _largest(analysis: Analysis, conditions: dict[int, Condition]) -> Effect | N
 def _compared(effect: Effect, ours: Condition, theirs: Condition) -> str:
     if effect.ratio is None:
         raise ValueError("an effect without a ratio is not compared")
-    delayed = {key.partition(".")[0] for key in effect.keys} == {DELAY}
+    delayed = set(map(family, effect.keys)) == {DELAY}
     times, span = _times(effect.ratio)
     where = f"{_at(ours.plan).capitalize()} {place(ours.plan)}"
     start = f"{where} {what_took(ours.plan)} {times} as long as {_against(effect, theirs.plan)}{span}"
@@ -93,7 +93,7 @@ def _reached(condition: Condition) -> str:
 
 def _against(effect: Effect, theirs: PlannedTrial) -> str:
     """Name the reference: by what it is without, else by the values of the keys in which the two differ."""
-    families = {key.partition(".")[0] for key in effect.keys}
+    families = set(map(family, effect.keys))
     if families == {DELAY} and not (theirs.delay and theirs.delay.expected_slowest_s(1)):
         return "without delay"
     if families <= {DELAY, LINK} and nothing_injected(theirs):
@@ -102,7 +102,7 @@ def _against(effect: Effect, theirs: PlannedTrial) -> str:
 
 
 def _at(plan: PlannedTrial) -> str:
-    return "with" if any(key.startswith("link.") for key in plan.settings) and not plan.delay else "at"
+    return "with" if any(family(key) == LINK for key in plan.settings) and not plan.delay else "at"
 
 
 def what_took(plan: PlannedTrial) -> str:

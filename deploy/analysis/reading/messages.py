@@ -99,7 +99,7 @@ def message_rows(messages: pl.DataFrame) -> Iterator[MessageRow]:
 
 def flagged(flags: frozenset[str]) -> pl.Expr:
     """Whether a message has one of some flags."""
-    return pl.any_horizontal(pl.col("flags").str.contains(flag, literal=True) for flag in sorted(flags))
+    return pl.col("flags").fill_null("").str.contains_any(sorted(flags))
 
 
 def usable() -> pl.Expr:

@@ -32,9 +32,14 @@ _KEY = ("trial", "round", "client")
 _TASK = (*_KEY, "message")
 
 
+def of_kind(kind: str) -> pl.Expr:
+    """Whether a message is of one of Flower's types, with or without an action's name: `train`, `train.one`."""
+    return (pl.col("kind") == kind) | pl.col("kind").str.starts_with(f"{kind}.")
+
+
 def is_training() -> pl.Expr:
     """Whether a message's kind asks for training, as `flcommon.events.is_training`."""
-    return (pl.col("kind") == "train") | pl.col("kind").str.starts_with("train.")
+    return of_kind("train")
 
 
 def works_frame(logs: Logs, clients: Sequence[str]) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from deploy.analysis.statistics import theory
 from deploy.analysis.statistics.effects import Effect, effects, parts_by_trial
 from deploy.analysis.statistics.estimate import mean
 from deploy.analysis.statistics.interval import CONFIDENCE
+from deploy.analysis.statistics.reference import DELAY, family
 from deploy.analysis.statistics.settling import settling_rounds
 from deploy.analysis.statistics.simulation import holm, predict
 from deploy.analysis.statistics.survival import ToTarget, times, to_target
@@ -103,14 +104,9 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     effects: tuple[Effect, ...] = ()
 
 
-def is_delay(key: str) -> bool:
-    """Tell whether a swept key belongs to the injected delay."""
-    return key == "delay" or key.startswith("delay.")
-
-
 def base_key(plan: PlannedTrial) -> str:
     """Return the trial's swept values apart from the delay, as one string."""
-    rest = {key: value for key, value in plan.settings.items() if not is_delay(key)}
+    rest = {key: value for key, value in plan.settings.items() if family(key) != DELAY}
     return json.dumps(rest, sort_keys=True, default=str)
 
 

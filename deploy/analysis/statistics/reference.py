@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 DELAY, LINK = "delay", "link"
 
 
+def family(key: str) -> str:
+    """Return what a swept key belongs to: `delay`, `link`, `run_config` or another section of a playbook."""
+    return key.partition(".")[0]
+
+
 def reference_value(key: str, values: Sequence[Any]) -> Any:  # noqa: ANN401 - a swept value is whatever YAML holds
     """Return which of the `values` of `key`, of which there is at least one, the others are compared with."""
     if None in values:
@@ -23,12 +28,12 @@ def reference_value(key: str, values: Sequence[Any]) -> Any:  # noqa: ANN401 - a
 
 
 def _less_is_harder(key: str) -> bool:
-    return key.startswith(f"{LINK}.") and key.endswith("rate_mbit")
+    return family(key) == LINK and key.endswith("rate_mbit")
 
 
 def is_injected(key: str) -> bool:
     """Tell whether a swept key says what is injected."""
-    return key.partition(".")[0] in {DELAY, LINK}
+    return family(key) in {DELAY, LINK}
 
 
 def nothing_injected(plan: PlannedTrial) -> bool:
@@ -50,9 +55,9 @@ class Sweep:
         self.links = {
             key: _by_hardness(key, [plan.settings[key] for plan in found if key in plan.settings])
             for key in keys
-            if key.startswith(f"{LINK}.")
+            if family(key) == LINK
         }
-        self.delays = any(key.partition(".")[0] == DELAY for key in keys)
+        self.delays = any(family(key) == DELAY for key in keys)
 
     def mildest(self, plan: PlannedTrial) -> bool:
         """Tell whether each swept key has its mildest value; without a delay it does not matter how long it were."""

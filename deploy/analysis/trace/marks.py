@@ -7,10 +7,6 @@ import polars as pl
 from deploy.analysis.trace.lanes import ns
 from deploy.analysis.trace.steps import end_of, start_of
 
-END = ("host", "thread", "lane", "at_ns", "phase", "id", "name", "category")
-"""Of one end of an arrow; `phase` is the format's: s where it starts, f where it ends."""
-COUNT = ("host", "at_ns", "name", "unit", "value")
-"""Of one value of a counter: the format's name of its series is the unit, which viewers write behind the name."""
 COUNTED = ("cpu_pct", "own_cpu_pct", "steal_pct", "memory_free_mb", "frequency_mhz", "temperature_c")
 _RTT = {"down": "rtt by the server's TCP", "up": "rtt by the client's TCP"}
 
@@ -34,6 +30,7 @@ def arrows(on_server: pl.DataFrame, on_clients: pl.DataFrame) -> pl.DataFrame:
 
 
 def _ends(laned: pl.DataFrame, phase: str, name: str, at: pl.Expr) -> pl.DataFrame:
+    """Return a row for one end of each arrow; `phase` is the format's: s where it starts, f where it ends."""
     number = 2 * pl.col("task").cast(pl.Int64) + (1 if name == "reply" else 0)
     return laned.select(
         "host", "thread", "lane",
@@ -42,7 +39,7 @@ def _ends(laned: pl.DataFrame, phase: str, name: str, at: pl.Expr) -> pl.DataFra
 
 
 def machine_counters(samples: pl.DataFrame, zero_ns: int) -> pl.DataFrame:
-    """Return what was seen of each machine, and is known."""
+    """Return what was seen of each machine, and is known: the unit is the series' name, which viewers write behind."""
     at = ns("start_s") + zero_ns
     values = []
     for column in COUNTED:
