@@ -6,11 +6,16 @@ tell counts nothing here, and so ends up in what is unaccounted for.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import polars as pl
 
 from deploy.analysis.account.spans import placed, previous
 from deploy.analysis.reading.messages import RESENT, flagged
 from deploy.analysis.reading.works import is_training, of_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PLACE = ("trial", "round")
 LEG = (*PLACE, "leg")
@@ -121,6 +126,14 @@ def _numbered(tasks: pl.DataFrame, keys: tuple[str, ...], name: str) -> pl.DataF
     found = found.with_columns(_lone=pl.col("_opens") & pl.col("end_ns").is_null())
     new = pl.col("_opens") & ~previous("_lone", keys).fill_null(value=False)
     return found.select(*tasks.columns, new.cast(pl.Int64).cum_sum().alias(name))
+
+
+def total(names: Iterable[str]) -> pl.Expr:
+    """Return the sum of columns, of which unknown ones count nothing, in their order.
+
+    `sum_horizontal` adds up in any order, so that the last bits of what is left may differ from one report to the next.
+    """
+    return sum((pl.col(name).fill_null(0.0) for name in names), start=pl.lit(0.0))
 
 
 def sum_if_any(name: str) -> pl.Expr:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from deploy.analysis.account.lives import PLACE, STEPS, sum_if_any
+from deploy.analysis.account.lives import PLACE, STEPS, sum_if_any, total
 from deploy.analysis.account.spans import begins, placed, previous
 from deploy.analysis.columns import PARTS
 
@@ -105,6 +105,6 @@ def _added(found: pl.DataFrame) -> pl.DataFrame:
         evaluate=pl.col("evaluate") + pl.col("in_evaluate"),
     )
     named = [part for part in PARTS if part != "unaccounted"]
-    found = found.with_columns(unaccounted=pl.col("round_s") - pl.sum_horizontal(named))
+    found = found.with_columns(unaccounted=pl.col("round_s") - total(named))
     logged = pl.col("logged").fill_null(value=True)  # where no client did anything, there is nothing to tell
     return found.select(*PLACE, logged, *(pl.col(part).alias(f"{part}_s") for part in PARTS), "uncertainty_s")

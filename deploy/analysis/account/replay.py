@@ -113,7 +113,7 @@ def what_if(stays: pl.DataFrame, rounds: pl.DataFrame, complete: Sequence[int]) 
         measured_s=pl.col("round_s").sum() / pl.col("trial").n_unique(),
     )
     by = ["condition", "change", "host"]
-    found = replay(stays).join(whole, on=PLACE)
+    found = replay(stays).join(whole, on=PLACE).sort(*PLACE, *by)  # sums hang on the order, in their last bits
     saved = found.group_by(by).agg(pl.col("saved_s").sum())
     rows = pl.concat([_changed(totals), _left_out(stays.join(whole, on=PLACE))])
     rows = rows.join(totals, on="condition", nulls_equal=True).join(saved, on=by, how="left", nulls_equal=True)

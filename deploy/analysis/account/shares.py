@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from deploy.analysis.account.lives import AMOUNTS, LEG, PLACE, sum_if_any
+from deploy.analysis.account.lives import AMOUNTS, LEG, PLACE, sum_if_any, total
 from deploy.analysis.account.path import covered, gaps
 from deploy.analysis.columns import CLIENTS, SHARES
 
@@ -26,7 +26,7 @@ def stays(turns: pl.DataFrame, legs: pl.DataFrame) -> pl.DataFrame:
     return found.with_columns(
         busy_s=(pl.col("finish_ns") - pl.col("leg_start_ns")) / 1e9,
         network=pl.col("downlink") + pl.col("uplink"),
-        engine=pl.sum_horizontal("encode", "decode", "queue") + (pl.col("first_ns") - pl.col("leg_start_ns")) / 1e9,
+        engine=total(("encode", "decode", "queue")) + (pl.col("first_ns") - pl.col("leg_start_ns")) / 1e9,
     )
 
 
@@ -47,7 +47,7 @@ def shares(lives: pl.DataFrame, stays: pl.DataFrame, legs: pl.DataFrame, server:
     found = found.with_columns(pl.col(*known, "busy", "unheard", "whole").fill_null(0.0))
     found = found.with_columns(waiting=pl.col("whole") - pl.col("busy") - pl.col("unheard"))
     named = [share for share in SHARES if share != "unaccounted"]
-    found = found.with_columns(unaccounted=pl.col("round_s") - pl.sum_horizontal(named))
+    found = found.with_columns(unaccounted=pl.col("round_s") - total(named))
     return found.select(*_OWN, *(pl.col(share).alias(f"{share}_s") for share in SHARES), "round_s")
 
 
@@ -55,7 +55,7 @@ def server_work(rounds: pl.DataFrame, legs: pl.DataFrame, phases: pl.DataFrame) 
     """Return how much of each round that ended the server's phases took before, between and after the legs."""
     ended = rounds.filter(pl.col("round_s").is_not_null())
     between = gaps(ended, legs.select(*PLACE, from_ns="leg_start_ns", end_ns="leg_end_ns"))
-    work = covered(between, phases).select(*PLACE, server=pl.sum_horizontal("in_server", "in_aggregate", "in_evaluate"))
+    work = covered(between, phases).select(*PLACE, server=total(("in_server", "in_aggregate", "in_evaluate")))
     return ended.select(*PLACE, "round_s").join(work, on=PLACE)
 
 

@@ -42,6 +42,7 @@ def stragglers(lives: pl.DataFrame, rounds: pl.DataFrame) -> pl.DataFrame:
     found = trained.join(counted.select(*PLACE, "condition", "last", "cause", "lost_s"), on=PLACE).join(
         chance, on=PLACE
     )
+    found = found.sort(*PLACE, "client")  # sums hang on the order, in their last bits
     overall = found.with_columns(condition=pl.lit(None, pl.Int64))
     both = pl.concat([found, overall.select(found.columns)])
     was = pl.col("client") == pl.col("last")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 
+from deploy.analysis.account.account import account
 from deploy.analysis.columns import SPANS, STEPS
 from deploy.analysis.export.columns import TABLES
 from deploy.analysis.export.write import write_tables
@@ -83,3 +85,14 @@ def test_a_table_of_an_earlier_report_does_not_stay(tmp_path: Path, analysis: An
         old.write_bytes(b"old")
         write_tables(tmp_path, analysis)
         assert not old.exists()
+
+
+def test_the_same_logs_give_the_same_numbers_to_the_last_bit(tmp_path: Path, kit: ModuleType) -> None:
+    """Sums are made in one order, whatever the threads do: a report that is made again is the same."""
+    rng = random.Random(1)  # noqa: S311 - noise
+    trials = kit.sweep([Constant(0.3), Constant(0.4)], 2, 6, lambda: rng.gauss(0, 1))
+    dataset = read_dataset(kit.FakeRun(tmp_path, trials, whole=True).write())
+    first, *more = (account(dataset) for _ in range(8))
+    for again in more:
+        for name in ("rounds", "clients", "stragglers", "what_if"):
+            assert getattr(again, name).equals(getattr(first, name), null_equal=True), name
